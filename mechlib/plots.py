@@ -1,0 +1,240 @@
+"""Every figure of the course, in one style.
+
+Each function takes plain tensors, draws one figure and returns it; a title that states the finding is passed by the caller.
+Signed quantities use a diverging map centred at zero; colours and line styles stay apart for colour-blind readers and in
+greyscale. Figures are small on purpose: a solved notebook with all of them must stay light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from jaxtyping import Float, Int
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A"]  # Okabe & Ito 2008
+STYLE = {
+    "figure.dpi": 80, "savefig.dpi": 80, "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8,
+    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+}  # fmt: skip
+SIGNED = "RdBu_r"  # red above zero, blue below; always drawn with limits symmetric about zero
+
+
+def _finish(figure: Figure, title: str) -> Figure:
+    """Write the title and close the figure, so that a notebook shows it once: as the value of its cell."""
+    if title:
+        figure.suptitle(title, fontsize=10)
+    plt.close(figure)
+    return figure
+
+
+def plot_features_in_plane(
+    W: Float[Tensor, "instances 2 features"], labels: Sequence[str], title: str = "", columns: int = 6
+) -> Figure:
+    """Each instance's feature directions as arrows in its two hidden dimensions; darker means a more important feature."""
+    W = W.detach().float().cpu()
+    instances, _, features = W.shape
+    columns = min(columns, instances)
+    rows = -(-instances // columns)
+    reach = max(1.15, 1.1 * W.norm(dim=1).max().item())
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns, 1.9 * rows + 0.3), squeeze=False)
+        shades = plt.colormaps["viridis"](torch.linspace(0, 0.85, features).numpy())
+        for axis in axes.flat[instances:]:
+            axis.set_visible(False)
+        for axis, weights, label in zip(axes.flat, W, labels, strict=False):
+            axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8", lw=0.8))
+            for (x, y), shade in zip(weights.T.tolist(), shades, strict=True):
+                axis.plot([0, x], [0, y], color=shade, lw=1.8)
+                axis.plot(x, y, "o", color=shade, ms=5)
+            axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+            axis.set_title(label, fontsize=8.5)
+            axis.spines[:].set_visible(False)
+        return _finish(figure, title)
+
+
+def plot_gram(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
+    """W^T W of each instance: on the diagonal what is stored, off it which features interfere, with sign."""
+    gram = torch.einsum("ihf,ihg->ifg", W, W).detach().float().cpu()
+    limit = max(1.0, gram.abs().max().item())
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(gram), figsize=(1.75 * len(gram) + 0.7, 2.4), squeeze=False)
+        for axis, matrix, label in zip(axes.flat, gram, labels, strict=True):
+            image = axis.imshow(matrix.numpy(), cmap=SIGNED, vmin=-limit, vmax=limit)
+            axis.set_title(label, fontsize=8.5)
+            axis.set(xlabel="feature", xticks=[], yticks=[])
+        axes[0, 0].set_ylabel("feature")
+        figure.colorbar(image, ax=axes, label=r"$W^\top W$", shrink=0.8)
+        return _finish(figure, title)
+
+
+def plot_dimensionality(
+    sparsity: Float[Tensor, "instances"],
+    dimensionality: Float[Tensor, "instances features"],
+    control: Float[Tensor, "instances features"],
+    plateaus: dict[str, float],
+    title: str = "",
+) -> Figure:
+    """Each stored feature's dimensionality against 1 / (1 - S), with lines at the plateaus; right, beside a control.
+
+    Features that are not stored should be NaN in both tensors: they are left out.
+    """
+    density = 1 / (1 - sparsity.float().cpu())
+    jitter = torch.linspace(-0.02, 0.02, dimensionality.shape[1])
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), sharey=True, width_ratios=[2.6, 1])
+        for name, value in plateaus.items():
+            for axis in (left, right):
+                axis.axhline(value, color="0.75", lw=0.8, zorder=0)
+            right.annotate(name, (1.02, value), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+        x = density[:, None] * jitter.exp()
+        left.scatter(x, dimensionality.float().cpu(), s=4, alpha=0.5, color=COLOURS[0], linewidths=0)
+        left.set(xscale="log", xlabel="1 / (1 - S), log scale: sparser to the right", ylabel="dimensionality of a feature")
+        bins = torch.linspace(0, 1.02, 52).tolist()
+        for values, label, colour, style in ((dimensionality, "trained", COLOURS[0], "-"), (control, "control", "0.25", "--")):
+            flat = values.float().cpu().flatten()
+            right.hist(flat[~flat.isnan()].numpy(), bins, orientation="horizontal", histtype="step", color=colour, ls=style,
+                       label=label)  # fmt: skip
+        right.set(xlabel="features", xscale="symlog")
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, columnspacing=0.8, handlelength=1.2)
+        return _finish(figure, title)
+
+
+def plot_dimensions_per_feature(
+    sparsity: Float[Tensor, "instances"], dimensions: Float[Tensor, "instances"], title: str = ""
+) -> Figure:
+    """D* = m / ||W||_F^2 against 1 / (1 - S), with lines at the sticky points 1 and 1/2."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(4.6, 2.8))
+        for value, name in ((1.0, "1: a dimension each"), (0.5, "1/2: antipodal pairs")):
+            axis.axhline(value, color="0.75", lw=0.8, zorder=0)
+            axis.annotate(name, (0.98, value), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom", ha="right")
+        axis.plot(1 / (1 - sparsity.float().cpu()), dimensions.detach().float().cpu(), "o-", ms=3, lw=1)
+        axis.set(xscale="log", xlabel="1 / (1 - S), log scale: sparser to the right", ylabel=r"$D^* = m / \|W\|_F^2$")
+        axis.set_ylim(0, 1.15)
+        return _finish(figure, title)
+
+
+PHASES = ["only feature 1", "only feature 2", "both (superposition)", "neither"]
+
+
+def plot_phase_diagram(
+    importance: Float[Tensor, "rows"],
+    density: Float[Tensor, "columns"],
+    phases: dict[str, Int[Tensor, "rows columns"]],
+    title: str = "",
+) -> Figure:
+    """One map for each entry of `phases`: which of `PHASES` was found at each relative importance and density.
+
+    The map named "theory" is also outlined on the others.
+    """
+    colours = ListedColormap(["#56B4E9", "#0072B2", "#F0C808", "#FFFFFF"])
+    x, y = density.log10().tolist(), importance.log10().tolist()
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(phases), figsize=(2.9 * len(phases) + 1.2, 3.0), sharey=True, squeeze=False)
+        for axis, (name, phase) in zip(axes.flat, phases.items(), strict=True):
+            norm = BoundaryNorm([-0.5, 0.5, 1.5, 2.5, 3.5], 4)
+            mesh = axis.pcolormesh(x, y, phase.cpu().numpy(), cmap=colours, norm=norm, shading="nearest")
+            if "theory" in phases and name != "theory":
+                for strategy in range(3):
+                    inside = (phases["theory"] == strategy).float().cpu().numpy()
+                    axis.contour(x, y, inside, [0.5], colors="black", linewidths=1.2)
+            ticks = [-1.0, 0.0, 1.0]
+            axis.set_yticks(ticks, ["0.1", "1", "10"])
+            axis.set_xticks([t for t in (-2.0, -1.5, -1.0, -0.5, 0.0) if t >= min(x) - 0.01])
+            axis.set_xticklabels([f"{10**t:.2g}" for t in axis.get_xticks()])
+            axis.set(title=name, xlabel="density 1 - S (sparser to the left)")
+        axes[0, 0].set_ylabel("importance of feature 2 / feature 1")
+        bar = figure.colorbar(mesh, ax=axes, ticks=range(4), shrink=0.9)
+        bar.set_ticklabels(PHASES)
+        return _finish(figure, title)
+
+
+def plot_shares(
+    shares: dict[str, dict[str, float]], ylabel: str = "share", title: str = "", chance: float | None = None
+) -> Figure:
+    """Grouped bars: for each group (outer key) the share of each outcome (inner key), and chance as a line."""
+    outcomes = list(next(iter(shares.values())))
+    hatches = ["", "//", "..", "xx"]
+    width = 0.8 / len(outcomes)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(1.5 * len(shares) + 2.2, 2.7))
+        for k, outcome in enumerate(outcomes):
+            places = [group + (k - (len(outcomes) - 1) / 2) * width for group in range(len(shares))]
+            bars = axis.bar(places, [s[outcome] for s in shares.values()], 0.92 * width, label=outcome, color=COLOURS[k],
+                            hatch=hatches[k % 4], edgecolor="white")  # fmt: skip
+            axis.bar_label(bars, fmt="%.2f", fontsize=7.5)
+        if chance is not None:
+            axis.axhline(chance, color="0.4", ls="--", lw=0.9, label=f"chance {chance:.2f}")
+        axis.set_xticks(range(len(shares)), list(shares))
+        axis.set(ylabel=ylabel, ylim=(0, 1.12))
+        figure.legend(loc="outside lower center", ncols=len(outcomes) + (chance is not None))
+        return _finish(figure, title)
+
+
+def plot_loss_curves(
+    curves: dict[str, Float[Tensor, "records"]], steps: int, title: str = "", ylabel: str = "loss"
+) -> Figure:
+    """Loss against training step, one line for each named curve, on a logarithmic scale."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(4.6, 2.8))
+        styles = ["-", "--", "-.", ":"]
+        for k, (name, curve) in enumerate(curves.items()):
+            at = (torch.arange(len(curve)) + 0.5) * steps / len(curve)
+            axis.plot(at, curve.detach().float().cpu(), label=name, ls=styles[k % 4], lw=1.4)
+        axis.set(xlabel="training step", ylabel=ylabel, yscale="log")
+        axis.legend()
+        return _finish(figure, title)
+
+
+def plot_lines(
+    x: Sequence[float] | Tensor,
+    lines: dict[str, Sequence[float] | Tensor],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    log: bool = False,
+    reference: float | None = None,
+) -> Figure:
+    """A few named lines over evenly spaced, labelled positions x; `reference` draws a horizontal line."""
+    names = [f"{float(value):g}" for value in (x.tolist() if isinstance(x, Tensor) else x)]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(4.8, 2.9))
+        for (name, y), style, marker in zip(lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False):
+            values = y.detach().float().cpu().tolist() if isinstance(y, Tensor) else list(y)
+            axis.plot(range(len(names)), values, marker=marker, ls=style, ms=4, lw=1.3, label=name)
+        if reference is not None:
+            axis.axhline(reference, color="0.6", lw=0.9, zorder=0)
+        axis.set_xticks(range(len(names)), names)
+        axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+        axis.legend()
+        return _finish(figure, title)
+
+
+def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
+    """Each neuron's weights, stacked: a bar a neuron, a block a feature (upwards positive, downwards negative).
+
+    One block above the line is a monosemantic neuron; darker blocks are more important features.
+    """
+    W = W.detach().float().cpu()
+    instances, neurons, features = W.shape
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False)
+        shades = plt.colormaps["viridis"](torch.linspace(0, 0.95, features).numpy())
+        for axis, weights, label in zip(axes.flat, W, labels, strict=True):
+            up, down = torch.zeros(neurons), torch.zeros(neurons)
+            for feature in range(features):
+                block = weights[:, feature]
+                base = torch.where(block >= 0, up, down)
+                axis.bar(range(1, neurons + 1), block, 0.75, bottom=base, color=shades[feature], edgecolor="white", lw=0.6)
+                up, down = up + block.clamp(min=0), down + block.clamp(max=0)
+            axis.axhline(0, color="black", lw=0.8)
+            axis.set_title(label, fontsize=8.5)
+            axis.set(xlabel="neuron", xticks=range(1, neurons + 1))
+        axes[0, 0].set_ylabel("weights from features")
+        return _finish(figure, title)
