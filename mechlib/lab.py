@@ -1,0 +1,68 @@
+"""`mechlib lab`: JupyterLab on the chapters."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+HELP = """\
+usage: mechlib lab [FOLDER] [JUPYTER OPTIONS]
+
+Open the chapters in JupyterLab, or another FOLDER of notebooks. Everything else is passed on, for example
+
+  mechlib lab --no-browser --port=8899
+
+and `jupyter lab --help-all` lists what there is. Ctrl-C ends it.
+"""
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Start JupyterLab, wait for it, and return its exit code."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(HELP, end="")
+        return 0
+    options = list(arguments)
+    folder = find_folder(Path(options.pop(0)) if options and not options[0].startswith("-") else None)
+    if isinstance(folder, str):
+        print(f"mechlib: {folder}", file=sys.stderr)
+        return 1
+    if importlib.util.find_spec("jupyterlab") is None:
+        print("mechlib: `mechlib lab` needs JupyterLab: pip install 'mechlib[lab]'", file=sys.stderr)
+        return 1
+    return run([sys.executable, "-m", "jupyterlab", str(folder), *options])
+
+
+def find_folder(asked: Path | None) -> Path | str:
+    """The folder to open, or a sentence that says why there is none."""
+    if asked is not None:
+        return asked if asked.is_dir() else f"there is no folder {asked}."
+    checkout = Path(__file__).resolve().parent.parent
+    for chapters in (Path("chapters"), checkout / "chapters"):
+        if chapters.is_dir():
+            return chapters
+    if any(Path().glob("*.ipynb")):
+        return Path()
+    return (
+        "there is no chapters/ here: run this in the course's folder "
+        f"(git clone {repository()}), or name a folder: mechlib lab FOLDER"
+    )
+
+
+def repository() -> str:
+    """The course's public address, which stands in pyproject.toml alone."""
+    urls = metadata.metadata("mechlib").get_all("Project-URL") or []
+    return dict(url.split(", ", 1) for url in urls)["Repository"]
+
+
+def run(command: list[str]) -> int:
+    """Run until it ends; Ctrl-C reaches JupyterLab too, which asks or ends by itself."""
+    process = subprocess.Popen(command)
+    interrupted = False
+    while True:
+        try:
+            code = process.wait()
+            return 0 if interrupted else code
+        except KeyboardInterrupt:
+            interrupted = True
