@@ -43,8 +43,8 @@ def lab(arguments: list[str]) -> int:
 def exercises(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="mechlib exercises",
-        description="List the checked exercises: their points, how many named mistakes and equivalent answers "
-        "each check knows, how long they take and how hard they are.",
+        description="List the checked exercises: their points, how many named mistakes and equivalent "
+        "answers each check knows, how long they take and how hard they are.",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     options = parser.parse_args(arguments)

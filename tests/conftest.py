@@ -21,7 +21,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config) -> bool | None:
-    """`-m student` runs where the instructor's libraries are missing, so it must not import the other files."""
+    """`-m student` runs without the instructor's libraries, so it must not import the other files."""
     if config.getoption("markexpr") == "student" and collection_path.name.startswith("test_"):
         return "mark.student" not in collection_path.read_text(encoding="utf-8") or None
     return None

@@ -1,6 +1,6 @@
 """Make .venv and install mechlib into it: what `make lab` and `make test` do first.
 
-Only the standard library, in syntax that an old Python can still read: it has to run there to say that it is too old.
+Only the standard library, in syntax that an old Python can still read, because it has to run there to say so.
 A second call compares one stamp and is done. A half-finished installation has no stamp, so it is finished.
 """
 
@@ -54,12 +54,12 @@ def parse(argv=None):
         "--torch",
         choices=["auto", "cpu", "default"],
         default=os.environ.get("TORCH") or "auto",
-        help="cpu: torch's CPU build; default: whatever pip finds (default: cpu where Linux has no NVIDIA GPU)",
+        help="cpu: torch's CPU build; default: whatever pip finds; auto: cpu where Linux has no NVIDIA GPU",
     )
     options = parser.parse_args(argv)
     if options.torch not in ("auto", "cpu", "default"):
         parser.error("TORCH is cpu or default, not {0!r}".format(options.torch))
-    options.extras = sorted(set(name.strip() for name in options.extras.split(",") if name.strip()))
+    options.extras = sorted({name.strip() for name in options.extras.split(",") if name.strip()})
     return options
 
 
@@ -147,9 +147,8 @@ def check_disk(venv, needed_gb):
     free_gb = shutil.disk_usage(folder).free / 1e9
     if free_gb < needed_gb:
         raise Stop(
-            "The disk is full: installing mechlib needs about {0:.0f} GB free in {1}, and {2:.1f} GB are free there.".format(
-                max(needed_gb, 1), folder, free_gb
-            )
+            "The disk is full: installing mechlib needs about {0:.0f} GB free in {1}, "
+            "and {2:.1f} GB are free there.".format(max(needed_gb, 1), folder, free_gb)
         )
 
 
@@ -207,7 +206,7 @@ def make_venv(venv):
         import ensurepip  # noqa: F401
         import venv as module  # noqa: F401
     except ImportError:
-        raise Stop(
+        raise Stop(  # noqa: B904 (`from` would not parse everywhere)
             "This Python ({0}) cannot make virtual environments: on Debian or Ubuntu, "
             "`sudo apt install python3-venv` adds what is missing.".format(sys.executable)
         )
@@ -255,7 +254,7 @@ def pip(python, arguments, log):
             env=environment,
         )
         with open(log, "a") as file:
-            for line in process.stdout:
+            for line in process.stdout or []:
                 lines.append(line)
                 file.write(line)
                 file.flush()
