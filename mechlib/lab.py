@@ -1,6 +1,7 @@
 """`mechlib lab`: JupyterLab on the chapters."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     if importlib.util.find_spec("jupyterlab") is None:
         print("mechlib: `mechlib lab` needs JupyterLab: pip install 'mechlib[lab]'", file=sys.stderr)
         return 1
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; JupyterLab would refuse
+        options.append("--allow-root")
     return run([sys.executable, "-m", "jupyterlab", str(folder), *options])
 
 

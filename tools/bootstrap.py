@@ -86,7 +86,7 @@ def bootstrap(options):
         make_venv(options.venv)
 
     log = os.path.join(options.venv, "install.log")
-    print(
+    say(
         "Installing mechlib[{0}] into {1}: a few minutes, once.".format(",".join(extras), short(options.venv))
     )
     open(log, "w").close()
@@ -210,9 +210,7 @@ def make_venv(venv):
             "This Python ({0}) cannot make virtual environments: on Debian or Ubuntu, "
             "`sudo apt install python3-venv` adds what is missing.".format(sys.executable)
         )
-    print(
-        "Making a virtual environment in {0} with Python {1}.{2}.".format(short(venv), *sys.version_info[:2])
-    )
+    say("Making a virtual environment in {0} with Python {1}.{2}.".format(short(venv), *sys.version_info[:2]))
     command = [sys.executable, "-m", "venv", "--clear", venv]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
@@ -352,6 +350,11 @@ def tell_which_python(version):
                 version, running
             )
         )
+
+
+def say(text):
+    print(text)
+    sys.stdout.flush()
 
 
 def short(path):
