@@ -20,7 +20,7 @@ and `jupyter lab --help-all` lists what there is. Ctrl-C ends it.
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Start JupyterLab, wait for it, and return its exit code."""
+    """Start JupyterLab; the exit code says how that went."""
     if any(argument in ("-h", "--help") for argument in arguments):
         print(HELP, end="")
         return 0
@@ -60,12 +60,13 @@ def repository() -> str:
 
 
 def run(command: list[str]) -> int:
-    """Run until it ends; Ctrl-C reaches JupyterLab too, which asks or ends by itself."""
+    """Become JupyterLab, so that signals reach it; Windows cannot, so there we wait for it."""
+    if os.name != "nt":
+        sys.stdout.flush()
+        os.execv(command[0], command)
     process = subprocess.Popen(command)
-    interrupted = False
     while True:
         try:
-            code = process.wait()
-            return 0 if interrupted else code
-        except KeyboardInterrupt:
-            interrupted = True
+            return process.wait()
+        except KeyboardInterrupt:  # JupyterLab was told too, and ends by itself
+            continue
