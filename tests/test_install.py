@@ -13,7 +13,9 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 ROOT = Path(__file__).resolve().parent.parent
-REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"][
+    "Repository"
+]
 CHAPTER = ROOT / "chapters" / "01_superposition" / "01_superposition.ipynb"
 
 pytestmark = pytest.mark.install
@@ -68,7 +70,7 @@ def setup_cell() -> str:
 
 
 def import_or_install(cell: str) -> str:
-    """The first try statement of the set-up cell, in plain Python: what follows it needs the installed course."""
+    """The set-up cell's first try statement in plain Python; what follows it needs the installed course."""
     tree = ast.parse(TransformerManager().transform_cell(cell))
     return next(ast.unparse(node) for node in tree.body if isinstance(node, ast.Try))
 
@@ -90,7 +92,7 @@ def colab(tmp_path) -> Path:
     return tmp_path / "colab"
 
 
-# The cell runs for real; only pip is told, by its environment, to report what it would install.
+# The cell runs for real; only its %pip is told to report what it would install.
 COLAB = """\
 import os, shlex, subprocess, sys
 import google.colab
@@ -98,7 +100,7 @@ import google.colab
 def pip(name, line):
     assert name == "pip", name
     print("pip", line)
-    command = [{python!r}, "-m", "pip", "--python", sys.executable, *shlex.split(line)]
+    command = [{python!r}, "-m", "pip", "--python", sys.executable, *shlex.split(line), *{options!r}]
     subprocess.run(command, check=True, env=os.environ | {environment!r})
 
 class Shell:
@@ -108,8 +110,9 @@ get_ipython = Shell
 """
 
 
-def run_in_colab(colab: Path, cell: str, environment: dict[str, str]) -> str:
-    program = COLAB.format(python=sys.executable, environment=environment) + import_or_install(cell)
+def run_in_colab(colab: Path, cell: str, options: list[str], environment: dict[str, str]) -> str:
+    head = COLAB.format(python=sys.executable, options=options, environment=environment)
+    program = head + import_or_install(cell)
     command = [colab / "bin" / "python", "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, cwd=colab)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -122,14 +125,11 @@ def test_the_set_up_cell_leaves_colabs_torch_alone(colab, tmp_path):
         pytest.skip("not a git checkout")
     report = tmp_path / "report.json"
     environment = {
-        "PIP_DRY_RUN": "1",
-        "PIP_REPORT": str(report),
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.{ROOT}.insteadOf",
         "GIT_CONFIG_VALUE_0": REPOSITORY,
     }
-    output = run_in_colab(colab, setup_cell(), environment)
+    output = run_in_colab(colab, setup_cell(), ["--dry-run", "--report", str(report)], environment)
     assert output.startswith("pip install")
     would_install = {item["metadata"]["name"].lower() for item in json.loads(report.read_text())["install"]}
     assert {"mechlib", "transformer-lens"} <= would_install
@@ -141,4 +141,4 @@ def test_the_set_up_cell_installs_nothing_twice(colab):
     packages = next(colab.glob("lib/*/site-packages"))
     (packages / "mechlib").mkdir()
     (packages / "mechlib" / "__init__.py").touch()
-    assert run_in_colab(colab, setup_cell(), {}) == ""
+    assert run_in_colab(colab, setup_cell(), [], {}) == ""
