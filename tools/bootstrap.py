@@ -299,7 +299,12 @@ def explain(output):
         r"|Max retries exceeded|ConnectTimeoutError|ReadTimeoutError|ProxyError|Network is unreachable"
     )
     if re.search(offline, output):
-        hint = " (or, for torch's CPU build, set TORCH=default)" if CPU_INDEX.split("/")[2] in output else ""
+        host = CPU_INDEX.split("/")[2]
+        hint = (
+            " (with TORCH=default, if it is only {0} that you cannot reach)".format(host)
+            if host in output
+            else ""
+        )
         raise Stop(
             "The packages could not be downloaded: check the network and the proxy, and run the same command "
             "again{0}.".format(hint)
