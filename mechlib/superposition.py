@@ -54,7 +54,9 @@ def dimensions_per_feature(W: Float[Tensor, "instances hidden features"]) -> Flo
     return W.shape[-2] / W.pow(2).sum(dim=(-2, -1))
 
 
-def feature_dimensionality(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor, "instances features"]:
+def feature_dimensionality(
+    W: Float[Tensor, "instances hidden features"],
+) -> Float[Tensor, "instances features"]:
     """The fraction of a dimension that a feature gets: D_f = ||W_f||^2 / sum_g (unit(W_f) . W_g)^2, g = f included.
 
     1 for a feature alone in its dimension, 1/2 in an antipodal pair, 2/3 in a triangle, 2/5 in a pentagon, 3/4 in a
@@ -135,7 +137,9 @@ def correlated_batch(
     pairs = (batch_size, len(sparsity), n_features // 2)
     pair_active = torch.rand(pairs, generator=generator, device=sparsity.device) >= sparsity[:, None]
     active = pair_active.repeat_interleave(2, dim=-1)
-    return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
+    return (
+        torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
+    )
 
 
 def anticorrelated_batch(
@@ -157,7 +161,9 @@ def anticorrelated_batch(
     draw = torch.rand(pairs, generator=generator, device=sparsity.device)
     first, second = draw < 1 - sparsity[:, None], draw >= sparsity[:, None]
     active = torch.stack([first, second], dim=-1).flatten(-2)
-    return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
+    return (
+        torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- models
@@ -166,13 +172,17 @@ def anticorrelated_batch(
 class ToyModel(nn.Module):
     """Squeeze the features into fewer dimensions and read them back: ReLU(W^T W x + b), in many instances at once."""
 
-    def __init__(self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None):
+    def __init__(
+        self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None
+    ):
         super().__init__()
         std = (2 / (n_features + n_hidden)) ** 0.5  # Xavier's
         self.W = nn.Parameter(std * torch.randn(n_instances, n_hidden, n_features, generator=generator))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
 
-    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
+    def forward(
+        self, x: Float[Tensor, "batch instances features"]
+    ) -> Float[Tensor, "batch instances features"]:
         """The reconstructed features, each at least 0."""
         hidden = torch.einsum("ihf,bif->bih", self.W, x)
         return (torch.einsum("ihf,bih->bif", self.W, hidden) + self.b).relu()
@@ -181,7 +191,9 @@ class ToyModel(nn.Module):
 class ReluHiddenModel(ToyModel):
     """The toy model with a ReLU on its hidden layer, which makes neurons of it: ReLU(W^T ReLU(W x) + b)."""
 
-    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
+    def forward(
+        self, x: Float[Tensor, "batch instances features"]
+    ) -> Float[Tensor, "batch instances features"]:
         """The reconstructed features, each at least 0."""
         neurons = torch.einsum("ihf,bif->bih", self.W, x).relu()
         return (torch.einsum("ihf,bih->bif", self.W, neurons) + self.b).relu()
@@ -190,14 +202,18 @@ class ReluHiddenModel(ToyModel):
 class AbsoluteValueModel(nn.Module):
     """One hidden layer of neurons that must compute |x| for every feature: ReLU(W_out ReLU(W_in x) + b)."""
 
-    def __init__(self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None):
+    def __init__(
+        self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None
+    ):
         super().__init__()
         std = (2 / (n_features + n_hidden)) ** 0.5
         self.W_in = nn.Parameter(std * torch.randn(n_instances, n_hidden, n_features, generator=generator))
         self.W_out = nn.Parameter(std * torch.randn(n_instances, n_features, n_hidden, generator=generator))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
 
-    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
+    def forward(
+        self, x: Float[Tensor, "batch instances features"]
+    ) -> Float[Tensor, "batch instances features"]:
         """The model's estimate of |x|."""
         neurons = torch.einsum("ihf,bif->bih", self.W_in, x).relu()
         return (torch.einsum("ifh,bih->bif", self.W_out, neurons) + self.b).relu()
@@ -230,7 +246,9 @@ def importance_weighted_loss(
     return (importance * (prediction - target) ** 2).sum(dim=-1).mean(dim=0)
 
 
-def strategy_losses(sparsity: Float[Tensor, "*shape"], importance: Float[Tensor, "*shape"]) -> Float[Tensor, "3 *shape"]:
+def strategy_losses(
+    sparsity: Float[Tensor, "*shape"], importance: Float[Tensor, "*shape"]
+) -> Float[Tensor, "3 *shape"]:
     """What three strategies for two features in one hidden dimension cost, by theory.
 
     The features' importances are 1 and `importance`; each is active with probability p = 1 - sparsity, then uniform in
@@ -297,7 +315,9 @@ def classify_geometry(W: Float[Tensor, "instances 2 features"], tolerance: float
     return names
 
 
-def share_near(values: Float[Tensor, "*shape"], plateaus: list[float], width: float = 0.02) -> Float[Tensor, "plateaus"]:
+def share_near(
+    values: Float[Tensor, "*shape"], plateaus: list[float], width: float = 0.02
+) -> Float[Tensor, "plateaus"]:
     """The share of `values` within `width` of each plateau."""
     near = (rearrange(values, "... -> (...) 1") - torch.tensor(plateaus).to(values)).abs() <= width
     return near.float().mean(dim=0)

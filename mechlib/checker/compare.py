@@ -45,7 +45,9 @@ def close(expected: Any, got: Any, path: str = "") -> Difference | None:
             return _close_tensors(expected, got, path)
         case dict():
             if list(map(str, expected)) != list(map(str, got)):
-                sentence = f"The result{_at(path)} should have the keys {list(expected)}; yours are {list(got)}."
+                sentence = (
+                    f"The result{_at(path)} should have the keys {list(expected)}; yours are {list(got)}."
+                )
                 return Difference("structure", sentence)
             pairs = [(f"{path} {key}".strip(), expected[key], got[key]) for key in expected]
         case list() | tuple():
@@ -98,12 +100,15 @@ _RANDOMNESS = {
 }
 
 
-def devices(expected: Any, got: Any) -> Difference | None:
-    """For the drive "fake_cuda": results are on the GPU, or the answer could not be tried this way (None)."""
-    if got is None or expected is None or expected == got:
-        return None
-    sentence = "Given tensors on the GPU, your answer's result is on the CPU. Make new tensors on the inputs' device."
-    return Difference("device", sentence, " and ".join(expected), " and ".join(got))
+WRONG_DEVICE = (
+    "Given tensors on a GPU, your answer would fail or come back on the CPU. Make new tensors on the device of the inputs, "
+    "as in torch.zeros(n, device=W.device)."
+)
+
+
+def other_device(expected: Any, got: Any) -> Difference | None:
+    """For the drive "other_device": results are where the inputs were, or the answer could not be tried (None)."""
+    return None if got is None or got == ["meta"] else Difference("device", WRONG_DEVICE)
 
 
 def describe(value: Any) -> str:
@@ -169,7 +174,9 @@ def _form(sample: Any) -> Any:
 
 def _wrong_type(expected: Any, got: Any, path: str) -> str:
     if got is None and path.startswith("gradient"):
-        return f"No gradient reaches{_at(path).replace(' at', '')}: keep .detach(), .data and .item() out of it."
+        return (
+            f"No gradient reaches{_at(path).replace(' at', '')}: keep .detach(), .data and .item() out of it."
+        )
     if got is None:
         return f"Your answer returned nothing{_at(path)}. Is a `return` missing?"
     return f"The result{_at(path)} should be {_type_name(expected)}; yours is {_type_name(got)}."

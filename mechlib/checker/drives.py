@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 Inputs = Mapping[str, Any]
 
@@ -25,7 +24,7 @@ class Unusable(Exception):
 
 
 class WrongDevice(Exception):
-    """The answer mixes devices when its inputs are on a GPU."""
+    """The answer mixes devices when its inputs are not on the CPU."""
 
 
 def invoke(answer: Callable, inputs: Inputs) -> Any:
@@ -87,26 +86,21 @@ def draw(answer: Callable, inputs: Inputs) -> dict[str, Any]:
     return {"draw": first, "repeats": _same(first, again), "moves_on": not _same(first, following)}
 
 
-def fake_cuda(answer: Callable, inputs: Inputs) -> list[str] | None:
-    """Calls the answer on tensors that claim to be on a GPU, and returns the devices of what comes back.
+def other_device(answer: Callable, inputs: Inputs) -> list[str] | None:
+    """Calls the answer on tensors that are not on the CPU, and returns the devices of what comes back.
 
-    Fake tensors have a shape, a dtype and a device, but no numbers, so this needs no GPU. None if the answer
-    looks at numbers and so cannot be tried this way.
+    It needs no GPU: tensors of PyTorch's meta device have a shape, a dtype and a device, but no numbers. None if the
+    answer looks at numbers (a loop with an `if`, say) and so cannot be tried this way.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = {
-            name: torch.empty(value.shape, dtype=value.dtype, device="cuda")
-            if isinstance(value, torch.Tensor)
-            else value
-            for name, value in inputs.items()
-        }
-        try:
-            result = answer(*fake.values())
-        except Exception as error:
-            if "device" in str(error).lower() and ("cpu" in str(error) or "cuda" in str(error)):
-                raise WrongDevice(str(error)) from None
-            return None
-    return devices(result)
+    moved = {
+        name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
+    }
+    try:
+        return devices(answer(*moved.values()))
+    except Exception as error:
+        if "expected device" in str(error) or "same device" in str(error):
+            raise WrongDevice from None
+        return None
 
 
 DRIVES: dict[str, Callable[..., Any]] = {
@@ -115,7 +109,7 @@ DRIVES: dict[str, Callable[..., Any]] = {
     "construct": construct,
     "module": module,
     "draw": draw,
-    "fake_cuda": fake_cuda,
+    "other_device": other_device,
 }
 
 
@@ -129,7 +123,9 @@ def devices(value: Any) -> list[str]:
 
 def _module(answer: Callable, arguments: Inputs) -> torch.nn.Module:
     if not isinstance(answer, type):
-        raise Unusable(f"The exercise asks for a class; got a {type(answer).__name__}. Pass the class itself.")
+        raise Unusable(
+            f"The exercise asks for a class; got a {type(answer).__name__}. Pass the class itself."
+        )
     model = invoke(answer, arguments)
     if not isinstance(model, torch.nn.Module):
         raise Unusable("Your class is not a torch.nn.Module: derive it from nn.Module.")

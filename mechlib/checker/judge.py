@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from mechlib.checker.compare import Difference, close, describe
+from mechlib.checker.compare import WRONG_DEVICE, Difference, close, describe
 from mechlib.checker.exercise import Case, Exercise, Mistake, Recipe
 from mechlib.checker.observe import Failure, Outcome, observe, request
 
@@ -34,15 +34,24 @@ class Verdict:
         return self.kind == "pass"
 
 
-def judge(exercise: Exercise, case: Case, outcome: Outcome) -> Verdict:
-    """Judges what an answer did on one case."""
+def judge(
+    exercise: Exercise, case: Case, outcome: Outcome, suspects: Sequence[Mistake] | None = None
+) -> Verdict:
+    """Judges what an answer did on one case.
+
+    Args:
+        suspects: the named mistakes to compare a wrong outcome with; all of the exercise's unless told.
+    """
     if outcome.failure:
-        return Verdict(outcome.failure.kind, *_explain_failure(exercise, case, outcome.failure), part=case.part)
+        return Verdict(
+            outcome.failure.kind, *_explain_failure(exercise, case, outcome.failure), part=case.part
+        )
     expected = _run_own(exercise.reference, case)
     difference = compare_outcomes(exercise, case, expected, outcome)
     if difference is None:
         return Verdict("pass", part=case.part)
-    mistakes = [mistake for mistake in exercise.mistakes if _is_mistake(exercise, case, mistake, outcome)]
+    suspects = exercise.mistakes if suspects is None else suspects
+    mistakes = [mistake for mistake in suspects if _is_mistake(exercise, case, mistake, outcome)]
     details = _details(case, difference, outcome)
     if mistakes:
         return Verdict("mistake", mistakes[0].sentence, details, [m.name for m in mistakes], case.part)
@@ -91,10 +100,10 @@ def _explain_failure(exercise: Exercise, case: Case, failure: Failure) -> tuple[
         f'cell, and run this one again. Stuck? hint("{exercise.id}")',
         "used_reference": f"Your answer calls the library's own `{name}`, which is what you are asked to write. "
         f'If you are stuck, borrow("{exercise.id}") hands it over openly, for no points.',
-        "device": "Given tensors on the GPU, your answer mixes devices. Make new tensors on the inputs' device.",
+        "device": WRONG_DEVICE,
         "raised": "Your code raised an exception.",
     }.get(failure.kind, failure.message)
-    details = [("exception", failure.message)] if failure.kind in ("raised", "device") else []
+    details = [("exception", failure.message)] if failure.kind == "raised" else []
     if failure.line and failure.kind in ("raised", "device", "used_reference"):
         details.append(("your code", failure.line))
     if failure.kind == "raised":

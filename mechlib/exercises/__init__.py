@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 from mechlib.checker.exercise import Exercise
 
-TOPICS = ["superposition"]  # in the order of the chapters; each names a module here and the first half of its exercises' ids
+TOPICS = [
+    "superposition"
+]  # in the order of the chapters; each names a module here and the first half of its exercises' ids
 
 
 class UnknownExercise(KeyError):
@@ -34,7 +36,9 @@ def get(id: str) -> Exercise:
         UnknownExercise: with the nearest ids.
     """
     if not isinstance(id, str):
-        raise UnknownExercise('The exercise\'s id comes first, in quotes: check("superposition.feature_norms", feature_norms)')
+        raise UnknownExercise(
+            'The exercise\'s id comes first, in quotes: check("superposition.feature_norms", feature_norms)'
+        )
     known = {exercise.id: exercise for exercise in all_exercises()}
     if id not in known:
         near = difflib.get_close_matches(id, known, n=3, cutoff=0.4) or list(known)[:3]
