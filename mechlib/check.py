@@ -67,14 +67,8 @@ def hint(id: str) -> None:
     given = record.load().get(id, {}).get("hints", 0)
     number = min(given + 1, len(exercise.hints))
     record.update(id, hints=number)
-    last = (
-        f'That was the last hint. borrow("{id}") lets you go on without it.'
-        if number == len(exercise.hints)
-        else ""
-    )
-    _show(
-        Card("?", f"{id}   hint {number} of {len(exercise.hints)}", exercise.hints[number - 1], footer=last)
-    )
+    last = f'That was the last hint. borrow("{id}") lets you go on without it.' if number == len(exercise.hints) else ""
+    _show(Card("?", f"{id}   hint {number} of {len(exercise.hints)}", exercise.hints[number - 1], footer=last))
 
 
 def reveal(id: str) -> None:
@@ -97,9 +91,7 @@ def progress() -> None:
     """Shows what you have done so far in every chapter that you have begun."""
     entries = record.load()
     begun = {id.split(".")[0] for id in entries}
-    chosen = [
-        exercise for exercise in exercises.all_exercises() if exercise.id.split(".")[0] in begun or not begun
-    ]
+    chosen = [exercise for exercise in exercises.all_exercises() if exercise.id.split(".")[0] in begun or not begun]
     for chapter in dict.fromkeys(exercise.chapter for exercise in chosen):
         mine = [exercise for exercise in chosen if exercise.chapter == chapter]
         earned = sum(entries.get(exercise.id, {}).get("earned", 0) for exercise in mine)

@@ -137,9 +137,7 @@ def correlated_batch(
     pairs = (batch_size, len(sparsity), n_features // 2)
     pair_active = torch.rand(pairs, generator=generator, device=sparsity.device) >= sparsity[:, None]
     active = pair_active.repeat_interleave(2, dim=-1)
-    return (
-        torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
-    )
+    return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
 
 
 def anticorrelated_batch(
@@ -161,9 +159,7 @@ def anticorrelated_batch(
     draw = torch.rand(pairs, generator=generator, device=sparsity.device)
     first, second = draw < 1 - sparsity[:, None], draw >= sparsity[:, None]
     active = torch.stack([first, second], dim=-1).flatten(-2)
-    return (
-        torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
-    )
+    return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
 
 
 # ----------------------------------------------------------------------------------------------------------- models
@@ -172,17 +168,13 @@ def anticorrelated_batch(
 class ToyModel(nn.Module):
     """Squeeze the features into fewer dimensions and read them back: ReLU(W^T W x + b), in many instances at once."""
 
-    def __init__(
-        self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None
-    ):
+    def __init__(self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None):
         super().__init__()
         std = (2 / (n_features + n_hidden)) ** 0.5  # Xavier's
         self.W = nn.Parameter(std * torch.randn(n_instances, n_hidden, n_features, generator=generator))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
 
-    def forward(
-        self, x: Float[Tensor, "batch instances features"]
-    ) -> Float[Tensor, "batch instances features"]:
+    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
         """The reconstructed features, each at least 0."""
         hidden = torch.einsum("ihf,bif->bih", self.W, x)
         return (torch.einsum("ihf,bih->bif", self.W, hidden) + self.b).relu()
@@ -191,9 +183,7 @@ class ToyModel(nn.Module):
 class ReluHiddenModel(ToyModel):
     """The toy model with a ReLU on its hidden layer, which makes neurons of it: ReLU(W^T ReLU(W x) + b)."""
 
-    def forward(
-        self, x: Float[Tensor, "batch instances features"]
-    ) -> Float[Tensor, "batch instances features"]:
+    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
         """The reconstructed features, each at least 0."""
         neurons = torch.einsum("ihf,bif->bih", self.W, x).relu()
         return (torch.einsum("ihf,bih->bif", self.W, neurons) + self.b).relu()
@@ -202,18 +192,14 @@ class ReluHiddenModel(ToyModel):
 class AbsoluteValueModel(nn.Module):
     """One hidden layer of neurons that must compute |x| for every feature: ReLU(W_out ReLU(W_in x) + b)."""
 
-    def __init__(
-        self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None
-    ):
+    def __init__(self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None):
         super().__init__()
         std = (2 / (n_features + n_hidden)) ** 0.5
         self.W_in = nn.Parameter(std * torch.randn(n_instances, n_hidden, n_features, generator=generator))
         self.W_out = nn.Parameter(std * torch.randn(n_instances, n_features, n_hidden, generator=generator))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
 
-    def forward(
-        self, x: Float[Tensor, "batch instances features"]
-    ) -> Float[Tensor, "batch instances features"]:
+    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
         """The model's estimate of |x|."""
         neurons = torch.einsum("ihf,bif->bih", self.W_in, x).relu()
         return (torch.einsum("ifh,bih->bif", self.W_out, neurons) + self.b).relu()

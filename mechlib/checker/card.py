@@ -29,9 +29,7 @@ class Card:
             lines += ["", f"  {self.sentence}"]
         if self.rows:
             indent = "\n" + " " * (width + 4)
-            lines += [""] + [
-                f"  {label:<{width}}  {text.replace(chr(10), indent)}" for label, text in self.rows
-            ]
+            lines += [""] + [f"  {label:<{width}}  {text.replace(chr(10), indent)}" for label, text in self.rows]
         return "\n".join(lines + (["", f"  {self.footer}"] if self.footer else []))
 
     __repr__ = __str__

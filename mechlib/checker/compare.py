@@ -45,9 +45,7 @@ def close(expected: Any, got: Any, path: str = "") -> Difference | None:
             return _close_tensors(expected, got, path)
         case dict():
             if list(map(str, expected)) != list(map(str, got)):
-                sentence = (
-                    f"The result{_at(path)} should have the keys {list(expected)}; yours are {list(got)}."
-                )
+                sentence = f"The result{_at(path)} should have the keys {list(expected)}; yours are {list(got)}."
                 return Difference("structure", sentence)
             pairs = [(f"{path} {key}".strip(), expected[key], got[key]) for key in expected]
         case list() | tuple():
@@ -174,9 +172,7 @@ def _form(sample: Any) -> Any:
 
 def _wrong_type(expected: Any, got: Any, path: str) -> str:
     if got is None and path.startswith("gradient"):
-        return (
-            f"No gradient reaches{_at(path).replace(' at', '')}: keep .detach(), .data and .item() out of it."
-        )
+        return f"No gradient reaches{_at(path).replace(' at', '')}: keep .detach(), .data and .item() out of it."
     if got is None:
         return f"Your answer returned nothing{_at(path)}. Is a `return` missing?"
     return f"The result{_at(path)} should be {_type_name(expected)}; yours is {_type_name(got)}."

@@ -37,9 +37,7 @@ def invoke(answer: Callable, inputs: Inputs) -> Any:
         signature.bind(*inputs.values())
     except TypeError as error:
         has, needs = ", ".join(signature.parameters) or "nothing", ", ".join(inputs) or "nothing"
-        raise WrongArguments(
-            f"Your answer takes ({has}), but the exercise calls it with ({needs}): {error}."
-        ) from None
+        raise WrongArguments(f"Your answer takes ({has}), but the exercise calls it with ({needs}): {error}.") from None
     return answer(*inputs.values())
 
 
@@ -92,9 +90,7 @@ def other_device(answer: Callable, inputs: Inputs) -> list[str] | None:
     It needs no GPU: tensors of PyTorch's meta device have a shape, a dtype and a device, but no numbers. None if the
     answer looks at numbers (a loop with an `if`, say) and so cannot be tried this way.
     """
-    moved = {
-        name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
-    }
+    moved = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     try:
         return devices(answer(*moved.values()))
     except Exception as error:
@@ -123,9 +119,7 @@ def devices(value: Any) -> list[str]:
 
 def _module(answer: Callable, arguments: Inputs) -> torch.nn.Module:
     if not isinstance(answer, type):
-        raise Unusable(
-            f"The exercise asks for a class; got a {type(answer).__name__}. Pass the class itself."
-        )
+        raise Unusable(f"The exercise asks for a class; got a {type(answer).__name__}. Pass the class itself.")
     model = invoke(answer, arguments)
     if not isinstance(model, torch.nn.Module):
         raise Unusable("Your class is not a torch.nn.Module: derive it from nn.Module.")

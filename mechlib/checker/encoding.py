@@ -101,9 +101,7 @@ def _from_tree(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
         case {"tensor": key}:
             return tensors[key]
         case {"array": key}:
-            return (
-                tensors[key].float().numpy() if tensors[key].dtype == torch.bfloat16 else tensors[key].numpy()
-            )
+            return tensors[key].float().numpy() if tensors[key].dtype == torch.bfloat16 else tensors[key].numpy()
         case {"recipe": builder, "arguments": arguments}:
             return Recipe(builder, inner(arguments))
         case {"tuple": children}:

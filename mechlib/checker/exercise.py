@@ -90,9 +90,7 @@ class Exercise:
 
     def __post_init__(self) -> None:
         if self.parts and sum(self.parts.values()) != self.points:
-            raise ValueError(
-                f"{self.id}: the parts {dict(self.parts)} do not add up to {self.points} points."
-            )
+            raise ValueError(f"{self.id}: the parts {dict(self.parts)} do not add up to {self.points} points.")
 
     @property
     def name(self) -> str:

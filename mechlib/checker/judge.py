@@ -34,18 +34,14 @@ class Verdict:
         return self.kind == "pass"
 
 
-def judge(
-    exercise: Exercise, case: Case, outcome: Outcome, suspects: Sequence[Mistake] | None = None
-) -> Verdict:
+def judge(exercise: Exercise, case: Case, outcome: Outcome, suspects: Sequence[Mistake] | None = None) -> Verdict:
     """Judges what an answer did on one case.
 
     Args:
         suspects: the named mistakes to compare a wrong outcome with; all of the exercise's unless told.
     """
     if outcome.failure:
-        return Verdict(
-            outcome.failure.kind, *_explain_failure(exercise, case, outcome.failure), part=case.part
-        )
+        return Verdict(outcome.failure.kind, *_explain_failure(exercise, case, outcome.failure), part=case.part)
     expected = _run_own(exercise.reference, case)
     difference = compare_outcomes(exercise, case, expected, outcome)
     if difference is None:

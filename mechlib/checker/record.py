@@ -26,9 +26,7 @@ def load() -> dict[str, Entry]:
     aside = FILE.with_suffix(".damaged.json")
     try:
         os.replace(FILE, aside)
-        warnings.warn(
-            f"{FILE} could not be read. It was moved to {aside}, and a new one begins.", stacklevel=3
-        )
+        warnings.warn(f"{FILE} could not be read. It was moved to {aside}, and a new one begins.", stacklevel=3)
     except OSError:
         pass
     return {}

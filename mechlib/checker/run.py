@@ -75,8 +75,7 @@ def observe_encoded(answer: Callable, case: Case, reference: Callable | None) ->
 def report(exercise: Exercise, verdicts: list[Verdict]) -> Report:
     """Adds up the verdicts: a part is earned when all of its cases pass."""
     parts = {
-        part: all(verdict.passed for verdict in verdicts if verdict.part == part)
-        for part in exercise.points_by_part()
+        part: all(verdict.passed for verdict in verdicts if verdict.part == part) for part in exercise.points_by_part()
     }
     earned = sum(points for part, points in exercise.points_by_part().items() if parts[part])
     failed = [verdict for verdict in verdicts if not verdict.passed]

@@ -84,9 +84,7 @@ FEATURE_NORMS = Exercise(
             lambda W: W.norm(dim=2),
             "These are the lengths of W's rows (one for each hidden dimension). A feature is a column: sum over the hidden dimension, axis 1.",
         ),
-        Mistake(
-            "squared", lambda W: W.square().sum(dim=1), "These are the squared lengths: take the square root."
-        ),
+        Mistake("squared", lambda W: W.square().sum(dim=1), "These are the squared lengths: take the square root."),
         Mistake(
             "absolute_values",
             lambda W: W.abs().sum(dim=1),
@@ -252,9 +250,7 @@ def _sample_statistics(x: Tensor) -> dict[str, Tensor]:
     }
     flat = {name: column.flatten(1) for name, column in columns.items()}
     # Pairs of rows that do not overlap, so that the draws stay independent.
-    flat["how often a feature is active in two rows at once"] = (active[:rows:2] * active[1:rows:2]).flatten(
-        1
-    )
+    flat["how often a feature is active in two rows at once"] = (active[:rows:2] * active[1:rows:2]).flatten(1)
     return flat
 
 
@@ -315,9 +311,7 @@ Sampler = Callable[[int, int, Tensor, torch.Generator | None], Tensor]
 def sampler(active: Callable[..., Tensor], magnitude: Callable[..., Tensor] | None = None) -> Sampler:
     """A sampler from two functions of (uniform draws by shape, batch_size, n_features, sparsity as a column)."""
 
-    def sample(
-        batch_size: int, n_features: int, sparsity: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(batch_size: int, n_features: int, sparsity: Tensor, generator: torch.Generator | None = None) -> Tensor:
         def u(*shape: int) -> Tensor:
             return _rand(shape, sparsity, generator)
 
@@ -336,9 +330,7 @@ def _reused_draw(
 
 
 def _own_generator(pairs: bool) -> Sampler:
-    def sample(
-        batch_size: int, n_features: int, sparsity: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(batch_size: int, n_features: int, sparsity: Tensor, generator: torch.Generator | None = None) -> Tensor:
         width = n_features // 2 if pairs else n_features
         mask = torch.rand(batch_size, len(sparsity), width, dtype=sparsity.dtype) >= sparsity[:, None]
         mask = mask.repeat_interleave(2, dim=2) if pairs else mask
@@ -421,9 +413,7 @@ SPARSE_BATCH = Exercise(
         sampler(lambda u, B, I, F, s: u(B, I, F) < 1 - s),
         _loop_sampler,
         lambda batch_size, n_features, sparsity, generator=None: (
-            torch.bernoulli(
-                (1 - sparsity)[None, :, None].expand(batch_size, -1, n_features), generator=generator
-            )
+            torch.bernoulli((1 - sparsity)[None, :, None].expand(batch_size, -1, n_features), generator=generator)
             * torch.rand(
                 batch_size,
                 len(sparsity),
@@ -475,9 +465,7 @@ CORRELATED_BATCH = Exercise(
         Mistake(
             "both_must_agree",
             sampler(
-                lambda u, B, I, F, s: ((u(B, I, F // 2) >= s) & (u(B, I, F // 2) >= s)).repeat_interleave(
-                    2, dim=2
-                )
+                lambda u, B, I, F, s: ((u(B, I, F // 2) >= s) & (u(B, I, F // 2) >= s)).repeat_interleave(2, dim=2)
             ),
             "Pairs are active with probability (1 - sparsity) squared here: two draws must agree. Draw once for each pair.",
         ),
@@ -493,17 +481,13 @@ CORRELATED_BATCH = Exercise(
         ),
         Mistake(
             "exclusive",
-            sampler(
-                lambda u, B, I, F, s: torch.stack([(d := u(B, I, F // 2)) < 1 - s, d >= s], dim=3).flatten(2)
-            ),
+            sampler(lambda u, B, I, F, s: torch.stack([(d := u(B, I, F // 2)) < 1 - s, d >= s], dim=3).flatten(2)),
             "At high sparsity the two features of a pair exclude each other here. They should be active together.",
         ),
         Mistake("ignores_generator", _own_generator(pairs=True), IGNORES_GENERATOR),
     ],
     equivalents=[
-        sampler(
-            lambda u, B, I, F, s: (u(B, I, F // 2) < 1 - s)[..., None].expand(B, I, F // 2, 2).flatten(2)
-        ),
+        sampler(lambda u, B, I, F, s: (u(B, I, F // 2) < 1 - s)[..., None].expand(B, I, F // 2, 2).flatten(2)),
         sampler(lambda u, B, I, F, s: (u(B, I, F // 2) >= s)[:, :, torch.arange(F) // 2]),
     ],
     hints=[
@@ -578,9 +562,7 @@ def _same_start(expected: Any, got: Any) -> Difference | None:
     """Same parameters by name, shape and dtype, and a start from which training can go anywhere."""
     names = sorted(expected)
     if sorted(got) != names:
-        sentence = (
-            f"The model should have the parameters {names} (nn.Parameter); yours has {sorted(got) or 'none'}."
-        )
+        sentence = f"The model should have the parameters {names} (nn.Parameter); yours has {sorted(got) or 'none'}."
         return Difference("structure", sentence)
     for name in names:
         zeros = torch.zeros_like(expected[name]), torch.zeros_like(got[name])
@@ -641,11 +623,7 @@ TOY_MODEL = Exercise(
         ),
         Mistake(
             "instances_mixed",
-            toy_model(
-                lambda W, b, x: (
-                    torch.einsum("ihf,bjh->bif", W, torch.einsum("ihf,bif->bih", W, x)) + b
-                ).relu()
-            ),
+            toy_model(lambda W, b, x: (torch.einsum("ihf,bjh->bif", W, torch.einsum("ihf,bif->bih", W, x)) + b).relu()),
             "The instances get mixed: keep the instance axis in both products, so that each model sees only its own data.",
         ),
         Mistake(
@@ -672,9 +650,7 @@ TOY_MODEL = Exercise(
     equivalents=[
         toy_model(_right, W_init=lambda i, h, f: nn.init.xavier_normal_(torch.empty(i, h, f))),
         toy_model(lambda W, b, x: torch.relu(torch.einsum("ihf,ihg,big->bif", W, W, x) + b)),
-        toy_model(
-            lambda W, b, x: nn.functional.relu(((W.mT @ W) @ x[..., None])[..., 0] + b), W_init=torch.rand
-        ),
+        toy_model(lambda W, b, x: nn.functional.relu(((W.mT @ W) @ x[..., None])[..., 0] + b), W_init=torch.rand),
     ],
     hints=[
         "Write down the shape of everything: W (instances, hidden, features), x (batch, instances, features). Which axes does each product sum over, and which must stay?",
@@ -945,8 +921,7 @@ FEATURE_DIMENSIONALITY = Exercise(
     ],
     equivalents=[
         lambda W: (
-            W.norm(dim=1).square()
-            / (nn.functional.normalize(W, dim=1).mT @ W).square().sum(dim=2).clamp(min=1e-20)
+            W.norm(dim=1).square() / (nn.functional.normalize(W, dim=1).mT @ W).square().sum(dim=2).clamp(min=1e-20)
         ),
         _loop_dimensionality,
         lambda W: torch.nan_to_num(W.square().sum(dim=1) ** 2 / (W.mT @ W).square().sum(dim=2)),
@@ -976,15 +951,10 @@ def polysemanticity_cases(seed: int) -> Iterable[Case]:
         truth=counts,
     )
     scales = torch.tensor([0.1, 1.0, 10.0])[None, :, None]
-    yield Case(
-        {"W": weights(seed + 3, 2, 3, 8) * scales, "threshold": 0.5}, note="neurons of very different sizes"
-    )
-    yield Case(
-        {"W": weights(seed + 4, 2, 3, 5, dtype=torch.bfloat16), "threshold": 0.5}, note="bfloat16 weights"
-    )
-    yield Case(
-        {"W": weights(seed, 3, 5, 7), "threshold": 0.5}, drive="other_device", compare=comparing.other_device
-    )
+    yield Case({"W": weights(seed + 3, 2, 3, 8) * scales, "threshold": 0.5}, note="neurons of very different sizes")
+    yield Case({"W": weights(seed + 4, 2, 3, 5, dtype=torch.bfloat16), "threshold": 0.5}, note="bfloat16 weights")
+    yield Case({"W": weights(seed + 5, 2, 4, 8)}, note="the threshold left at its default, 0.5")
+    yield Case({"W": weights(seed, 3, 5, 7), "threshold": 0.5}, drive="other_device", compare=comparing.other_device)
 
 
 def _answers(response: Tensor, largest: Tensor | float, threshold: float) -> Tensor:
@@ -1003,51 +973,51 @@ POLYSEMANTICITY = Exercise(
     mistakes=[
         Mistake(
             "negative_weights_count",
-            lambda W, t: _answers(W.abs(), W.abs().amax(dim=2, keepdim=True), t).sum(dim=2),
+            lambda W, t=0.5: _answers(W.abs(), W.abs().amax(dim=2, keepdim=True), t).sum(dim=2),
             "Negative weights count here. A ReLU neuron stays silent on them: apply the ReLU first.",
         ),
         Mistake(
             "absolute_threshold",
-            lambda W, t: _answers(W.relu(), 1.0, t).sum(dim=2),
+            lambda W, t=0.5: _answers(W.relu(), 1.0, t).sum(dim=2),
             "The threshold is taken as it is. It is a fraction of the neuron's own largest response.",
         ),
         Mistake(
             "largest_of_instance",
-            lambda W, t: _answers(W.relu(), W.relu().amax(dim=(1, 2), keepdim=True), t).sum(dim=2),
+            lambda W, t=0.5: _answers(W.relu(), W.relu().amax(dim=(1, 2), keepdim=True), t).sum(dim=2),
             "Responses are compared with the largest of the whole instance. Compare each neuron with its own largest.",
         ),
         Mistake(
             "largest_of_feature",
-            lambda W, t: _answers(W.relu(), W.relu().amax(dim=1, keepdim=True), t).sum(dim=2),
+            lambda W, t=0.5: _answers(W.relu(), W.relu().amax(dim=1, keepdim=True), t).sum(dim=2),
             "Responses are compared with the feature's largest over the neurons. Take the neuron's largest over the features.",
         ),
         Mistake(
             "dead_neurons_answer_to_all",
-            lambda W, t: (W.relu() >= t * W.relu().amax(dim=2, keepdim=True)).sum(dim=2),
+            lambda W, t=0.5: (W.relu() >= t * W.relu().amax(dim=2, keepdim=True)).sum(dim=2),
             "A neuron that nothing drives counts every feature here, because 0 >= 0. It should count none.",
         ),
         Mistake(
             "strictly_greater",
-            lambda W, t: (W.relu() > t * W.relu().amax(dim=2, keepdim=True)).sum(dim=2),
+            lambda W, t=0.5: (W.relu() > t * W.relu().amax(dim=2, keepdim=True)).sum(dim=2),
             "A response of exactly the threshold should count: use >=.",
         ),
         Mistake(
             "counts_neurons",
-            lambda W, t: _answers(W.relu(), W.relu().amax(dim=2, keepdim=True), t).sum(dim=1),
+            lambda W, t=0.5: _answers(W.relu(), W.relu().amax(dim=2, keepdim=True), t).sum(dim=1),
             "This counts neurons for each feature. Count features for each neuron: sum over the last axis.",
         ),
         Mistake(
             "any_positive",
-            lambda W, t: (W > 0).sum(dim=2),
+            lambda W, t=0.5: (W > 0).sum(dim=2),
             "This counts every positive weight, however small. Use the threshold.",
         ),
     ],
     equivalents=[
-        lambda W, t: ((W >= t * W.amax(dim=2, keepdim=True)) & (W > 0)).sum(dim=2),
-        lambda W, t: torch.stack(
+        lambda W, t=0.5: ((W >= t * W.amax(dim=2, keepdim=True)) & (W > 0)).sum(dim=2),
+        lambda W, t=0.5: torch.stack(
             [torch.stack([((row >= t * row.max()) & (row > 0)).sum() for row in instance]) for instance in W]
         ),
-        lambda W, t: torch.einsum(
+        lambda W, t=0.5: torch.einsum(
             "ihf->ih", _answers(W.relu(), W.relu().max(dim=-1, keepdim=True).values, t).long()
         ),
     ],
@@ -1082,9 +1052,7 @@ def strategy_cases(seed: int) -> Iterable[Case]:
             note=note,
             truth=_agrees_with_quadrature(sparsity, importance),
         )
-    yield Case(
-        {"sparsity": draw(4), "importance": draw(4)}, drive="other_device", compare=comparing.other_device
-    )
+    yield Case({"sparsity": draw(4), "importance": draw(4)}, drive="other_device", compare=comparing.other_device)
 
 
 def _agrees_with_quadrature(sparsity: Tensor, importance: Tensor) -> Callable[[Tensor], str | None]:
@@ -1247,9 +1215,7 @@ def hand_written(fill: Callable[[Tensor, Tensor, Tensor, int], None], neurons_ea
     return build
 
 
-def _fill(
-    out: tuple[float, float] = (1, 1), into: tuple[float, float] = (1, -1), bias: float = 0.0
-) -> Callable:
+def _fill(out: tuple[float, float] = (1, 1), into: tuple[float, float] = (1, -1), bias: float = 0.0) -> Callable:
     def fill(W_in: Tensor, W_out: Tensor, b: Tensor, i: int) -> None:
         W_in[2 * i : 2 * i + 2, i] = torch.tensor(into, dtype=torch.float32)
         W_out[i, 2 * i : 2 * i + 2] = torch.tensor(out, dtype=torch.float32)
@@ -1302,9 +1268,7 @@ ABSOLUTE_VALUE = Exercise(
             hand_written(_fill(out=(0.5, 0.5))),
             "Your model computes |x| / 2. For any x only one of the two neurons is active: read both with weight 1.",
         ),
-        Mistake(
-            "bias_one", hand_written(_fill(bias=1.0)), "Your model computes |x| + 1: the bias should be 0."
-        ),
+        Mistake("bias_one", hand_written(_fill(bias=1.0)), "Your model computes |x| + 1: the bias should be 0."),
         Mistake(
             "negative_part_only",
             hand_written(_fill(into=(-1, -1), out=(1, 0))),
