@@ -145,6 +145,15 @@ def test_any_other_failure_shows_the_end_of_pips_output(bootstrap, tmp_path):
         bootstrap.pip(str(pip), ["install"], str(tmp_path / "install.log"))
 
 
+def test_a_python_too_new_for_the_wheels(bootstrap, monkeypatch, tmp_path):
+    pip = tmp_path / "pip"
+    pip.write_text("#!/bin/sh\necho 'ERROR: No matching distribution found for torch'\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr(bootstrap.sys, "version_info", (3, 16, 0, "final", 0))
+    with pytest.raises(bootstrap.Stop, match=r"with Python 3\.11 to 3\.13: .*make lab PYTHON=python3\.13"):
+        bootstrap.pip(str(pip), ["install"], str(tmp_path / "install.log"))
+
+
 def test_debian_without_venv(bootstrap, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ensurepip", None)
     with pytest.raises(bootstrap.Stop, match="sudo apt install python3-venv"):

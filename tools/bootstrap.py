@@ -17,6 +17,7 @@ import subprocess
 import sys
 
 OLDEST = (3, 11)
+NEWEST_TESTED = (3, 13)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEEDED_GB = 4  # what an installation takes at its largest, downloads included
@@ -125,7 +126,7 @@ def check_version(version, executable=None):
 
 def newer_python():
     """The name of a Python on the path that is new enough, or None."""
-    for minor in (13, 12, 11):
+    for minor in (13, 12, 11, 14):
         name = "python3.{0}".format(minor)
         try:
             code = subprocess.call(
@@ -268,9 +269,15 @@ def pip(python, arguments, log):
     if code:
         explain("".join(lines))
         tail = "".join(lines[-15:]).rstrip()
-        raise Stop(
-            "{0}\npip could not install everything; its whole output is in {1}.".format(tail, short(log))
+        message = "{0}\npip could not install everything; its whole output is in {1}.".format(
+            tail, short(log)
         )
+        if sys.version_info[:2] > NEWEST_TESTED:
+            message += " The course is tested with Python {0}.{1} to {2}.{3}: ".format(
+                *OLDEST + NEWEST_TESTED
+            )
+            message += "`make clean`, then `make lab PYTHON=python{0}.{1}`.".format(*NEWEST_TESTED)
+        raise Stop(message)
 
 
 def progress(line):
