@@ -202,6 +202,30 @@ def test_a_half_finished_installation_is_finished(bootstrap, fake_pip, monkeypat
     assert len(fake_pip) == 1
 
 
+def test_an_environment_whose_python_is_gone_is_made_again(bootstrap, fake_pip, tmp_path):
+    venv = str(tmp_path / "venv")
+    assert bootstrap.main(["--venv", venv]) == 0
+    Path(bootstrap.venv_python(venv)).unlink()
+    assert bootstrap.main(["--venv", venv]) == 0
+    assert len(fake_pip) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "The disk is full"),
+        (PermissionError(13, "Permission denied"), "failed: [Errno 13] Permission denied"),
+    ],
+)
+def test_a_disk_that_cannot_be_written(bootstrap, fake_pip, monkeypatch, tmp_path, capsys, error, said):
+    def fail(venv, stamp):
+        raise error
+
+    monkeypatch.setattr(bootstrap, "write_stamp", fail)
+    assert bootstrap.main(["--venv", str(tmp_path / "venv")]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_a_finished_environment_serves_an_old_python_too(bootstrap, fake_pip, monkeypatch, tmp_path):
     venv = str(tmp_path / "venv")
     assert bootstrap.main(["--venv", venv]) == 0

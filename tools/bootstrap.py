@@ -7,7 +7,6 @@ A second call compares one stamp and is done. A half-finished installation has n
 from __future__ import print_function
 
 import argparse
-import errno
 import hashlib
 import json
 import os
@@ -32,7 +31,11 @@ class Stop(Exception):
 def main(argv=None):
     options = parse(argv)
     try:
-        bootstrap(options)
+        try:
+            bootstrap(options)
+        except EnvironmentError as error:
+            explain(str(error))
+            raise Stop("Setting up {0} failed: {1}".format(short(options.venv), error))  # noqa: B904
     except Stop as stop:
         print(stop, file=sys.stderr)
         return 1
@@ -77,13 +80,13 @@ def bootstrap(options):
         tell_which_python(stamp["python"])
         return
 
-    if not (stamp and os.path.exists(python)):
-        # A .venv that was finished once is kept, with the Python it was made with.
+    finished = stamp and os.path.exists(python)  # then it is kept, with the Python it was made with
+    if not finished:
         check_version(sys.version_info)
     check_disk(options.venv, NEEDED_GB)
     extras = sorted(set(options.extras) | set(stamp["extras"] if stamp else []))
     remove_stamp(options.venv)
-    if not stamp:
+    if not finished:
         make_venv(options.venv)
 
     log = os.path.join(options.venv, "install.log")
@@ -259,10 +262,6 @@ def pip(python, arguments, log):
                 file.flush()
                 progress(line)
         code = process.wait()
-    except EnvironmentError as error:
-        if error.errno == errno.ENOSPC:
-            explain("No space left on device")
-        raise
     finally:
         progress("")
         shutil.rmtree(scratch, ignore_errors=True)
