@@ -145,6 +145,15 @@ def test_any_other_failure_shows_the_end_of_pips_output(bootstrap, tmp_path):
         bootstrap.pip(str(pip), ["install"], str(tmp_path / "install.log"))
 
 
+def test_a_python_too_new_for_the_wheels(bootstrap, monkeypatch, tmp_path):
+    pip = tmp_path / "pip"
+    pip.write_text("#!/bin/sh\necho 'ERROR: No matching distribution found for torch'\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr(bootstrap.sys, "version_info", (3, 16, 0, "final", 0))
+    with pytest.raises(bootstrap.Stop, match=r"with Python 3\.11 to 3\.13: .*make lab PYTHON=python3\.13"):
+        bootstrap.pip(str(pip), ["install"], str(tmp_path / "install.log"))
+
+
 def test_debian_without_venv(bootstrap, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ensurepip", None)
     with pytest.raises(bootstrap.Stop, match="sudo apt install python3-venv"):
@@ -191,6 +200,30 @@ def test_a_half_finished_installation_is_finished(bootstrap, fake_pip, monkeypat
     assert "goes on where this one stopped" in capsys.readouterr().err
     assert bootstrap.main(["--venv", venv]) == 0
     assert len(fake_pip) == 1
+
+
+def test_an_environment_whose_python_is_gone_is_made_again(bootstrap, fake_pip, tmp_path):
+    venv = str(tmp_path / "venv")
+    assert bootstrap.main(["--venv", venv]) == 0
+    Path(bootstrap.venv_python(venv)).unlink()
+    assert bootstrap.main(["--venv", venv]) == 0
+    assert len(fake_pip) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "The disk is full"),
+        (PermissionError(13, "Permission denied"), "failed: [Errno 13] Permission denied"),
+    ],
+)
+def test_a_disk_that_cannot_be_written(bootstrap, fake_pip, monkeypatch, tmp_path, capsys, error, said):
+    def fail(venv, stamp):
+        raise error
+
+    monkeypatch.setattr(bootstrap, "write_stamp", fail)
+    assert bootstrap.main(["--venv", str(tmp_path / "venv")]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_a_finished_environment_serves_an_old_python_too(bootstrap, fake_pip, monkeypatch, tmp_path):
