@@ -1,15 +1,17 @@
-"""nbgrader, configured for a mechlib course: the only place where its application programming interface is opened."""
+"""nbgrader, configured for a mechlib course: the only place where its API is opened."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 
 from traitlets.config import Config
 
+from mechlib.grading.quiet import quiet_logger
+
 STUB = "# YOUR CODE HERE\nraise NotImplementedError"
 ANSWER_STUB = "YOUR ANSWER HERE"
+WORK = ".mechlib/grading"  # what grading keeps between its steps, under the course's folder
 
 
 class StepFailed(Exception):
@@ -28,13 +30,38 @@ def release_config() -> Config:
     config.CourseDirectory.source_directory = "solutions"
     config.CourseDirectory.release_directory = "chapters"
     config.GenerateAssignment.no_database = True
-    config.GenerateAssignment.preprocessors = [
-        f"nbgrader.preprocessors.{name}"
-        for name in ("LockCells", "ClearSolutions", "ClearOutput", "CheckCellMetadata", "ComputeChecksums")
-    ]
+    config.GenerateAssignment.preprocessors = _preprocessors(
+        "LockCells", "ClearSolutions", "ClearOutput", "CheckCellMetadata", "ComputeChecksums"
+    )
     config.ClearSolutions.code_stub = {"python": STUB}
     config.ClearSolutions.text_stub = ANSWER_STUB
     return config
+
+
+def grading_config() -> Config:
+    """Score notebooks that have been executed already; keep grades in gradebook.db.
+
+    The released chapter is nbgrader's source here: grading needs no solutions. Its "submitted" notebooks are
+    those that we have grafted and executed, in a working folder; nbgrader neither clears nor executes them.
+    """
+    config = Config()
+    config.CourseDirectory.source_directory = "chapters"
+    config.CourseDirectory.release_directory = f"{WORK}/released"
+    config.CourseDirectory.submitted_directory = f"{WORK}/submitted"
+    config.GenerateAssignment.preprocessors = _preprocessors("CheckCellMetadata", "SaveCells")
+    config.Autograde.sanitize_preprocessors = _preprocessors(
+        "OverwriteKernelspec", "OverwriteCells", "CheckCellMetadata"
+    )
+    config.Autograde.autograde_preprocessors = _preprocessors(
+        "IgnorePattern", "LimitOutput", "SaveAutoGrades", "AssignLatePenalties", "CheckCellMetadata"
+    )
+    config.IgnorePattern.enabled = True
+    config.IgnorePattern.pattern = "(?s)."  # a warning must not cost marks
+    return config
+
+
+def _preprocessors(*names: str) -> list[str]:
+    return [f"nbgrader.preprocessors.{name}" for name in names]
 
 
 def open_api(root: Path, config: Config):
@@ -46,8 +73,5 @@ def open_api(root: Path, config: Config):
 
         config.CourseDirectory.root = str(root.resolve())
         config.Exchange.root = str(root.resolve() / "no-exchange")
-        logger = logging.getLogger("mechlib.nbgrader")
-        logger.propagate = False
-        logger.handlers = [logging.NullHandler()]
-        coursedir = CourseDirectory(config=config, log=logger)
-        return NbGraderAPI(coursedir=coursedir, config=config, log=logger)
+        coursedir = CourseDirectory(config=config, log=quiet_logger())
+        return NbGraderAPI(coursedir=coursedir, config=config, log=quiet_logger())

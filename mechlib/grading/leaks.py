@@ -1,4 +1,4 @@
-"""Does an answer stand in what students get? A plain search, so that it also sees what we did not think of."""
+"""Does an answer stand in what students get? A plain search, so that it sees what we did not think of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mechlib release`: from a chapter's source, the solved notebook with its figures and the students' notebook."""
+"""`mechlib release`: a source becomes the solved notebook with its figures and the students' notebook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROBLEMS = (SourceError, ExecutionFailed, StepFailed)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Release the chapters that are named, or all of them; with --check only say what is not as the source has it."""
+    """Release the chapters that are named, or all; with --check only say what is not as the source has it."""
     arguments = _parser().parse_args(argv)
     root = arguments.root.resolve()
     try:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.check:
                 problems += check_chapter(root, chapter)
             else:
-                release_chapter(root, chapter, force=arguments.force)
+                problems += release_chapter(root, chapter, force=arguments.force)
         except PROBLEMS as error:
             problems.append(f"{chapter}: {error}")
     for problem in problems:
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ------------------------------------------------------------------------------------------------- which chapters
+# ---- which chapters
 
 
 def all_chapters(root: Path) -> list[str]:
@@ -100,11 +100,11 @@ def chapter_path(root: Path, chapter: str) -> Path:
     return root / "chapters" / chapter / f"{chapter}.ipynb"
 
 
-# ------------------------------------------------------------------------------------------------------- releasing
+# ---- releasing
 
 
-def release_chapter(root: Path, chapter: str, force: bool = False) -> None:
-    """Write the solved notebook, executed again only if its code changed, and the students' notebook."""
+def release_chapter(root: Path, chapter: str, force: bool = False) -> list[str]:
+    """Write the solved notebook, executed again only if its code changed, and the students'; say what leaks."""
     source = read_source(root / "solutions" / chapter / f"{chapter}.py")
     released = student_notebook(source, chapter)
     target = solved_path(root, chapter)
@@ -127,6 +127,7 @@ def release_chapter(root: Path, chapter: str, force: bool = False) -> None:
         shutil.rmtree(folder)
     _write(chapter_path(root, chapter), released)
     print(f"{chapter}: solved notebook {size / 1e3:.0f} kB, students' notebook {len(released) / 1e3:.0f} kB")
+    return [f"{chapter}: {leak}" for leak in find_leaks(source, folder)]
 
 
 def student_notebook(source: NotebookNode, chapter: str) -> bytes:
@@ -152,7 +153,7 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-# -------------------------------------------------------------------------------------------------------- checking
+# ---- checking
 
 
 def check_chapter(root: Path, chapter: str) -> list[str]:
@@ -168,8 +169,9 @@ def check_chapter(root: Path, chapter: str) -> list[str]:
         problems.append(f"{chapter}: there is no students' notebook; {again}.")
     elif path.read_bytes() != student_notebook(source, chapter):
         problems.append(f"{chapter}: the students' notebook is not what the source generates; {again}.")
-    problems += [f"{chapter}: {extra.relative_to(root)} does not belong there; {again}."
-                 for extra in sorted(path.parent.rglob("*")) if extra.is_file() and extra != path]  # fmt: skip
+    for extra in sorted(path.parent.rglob("*")):
+        if extra.is_file() and extra != path:
+            problems.append(f"{chapter}: {extra.relative_to(root)} does not belong there; {again}.")
     return problems + [f"{chapter}: {leak}" for leak in find_leaks(source, path.parent)]
 
 

@@ -1,4 +1,4 @@
-"""Execute a chapter's solved notebook, and keep of its outputs what is small and the same on every machine."""
+"""Execute a chapter's solved notebook, and keep the outputs that are small and say nothing of this machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from mechlib.grading.quiet import QUIET_KERNEL
+
 LARGEST_NOTEBOOK = 1_500_000  # bytes
 LARGEST_HTML = 100_000  # characters; an interactive figure carries its JavaScript with it
-QUIET_KERNEL = ["--IPKernelApp.log_level=ERROR"]  # no warning about unencrypted local sockets
 WIDGETS = "application/vnd.jupyter.widget-view+json"
 
 

@@ -1,6 +1,6 @@
 """Read a chapter's percent-format source into a notebook with nbgrader's metadata, the same each time.
 
-The format is described in docs/architecture.md. Ids, tags and points are derived here, so that an author writes none.
+The format is described in docs/architecture.md. Ids, tags and points are derived: an author writes none.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class SourceError(Exception):
 
 
 def read_source(path: Path, repository: str | None = None) -> NotebookNode:
-    """The chapter at `path` as a notebook without outputs: ids, tags, nbgrader's metadata, and the repository's address."""
+    """The chapter at `path` as a notebook without outputs, with ids, tags and nbgrader's metadata."""
     if not path.is_file():
         raise SourceError(
-            f"There is no source {path.name} in {path.parent.name}/: a chapter's source has its folder's name."
+            f"There is no source {path.name} in {path.parent.name}/: the source has its folder's name."
         )
     text = path.read_text(encoding="utf-8")
     if "{{repository}}" in text:
@@ -91,7 +91,7 @@ def repository_url(start: Path) -> str:
     raise SourceError("{{repository}} is used, but pyproject.toml names no Repository under [project.urls].")
 
 
-# ---------------------------------------------------------------------------------------------------------- one cell
+# ---- one cell
 
 
 def _kind(cell: NotebookNode, number: int) -> str:
@@ -121,7 +121,7 @@ def _cell_id(cell: NotebookNode, kind: str, seen: Counter[str]) -> str:
 
 
 def grade_id(kind: str, name: str) -> str:
-    """nbgrader's and Jupyter's ids know no dots: `toys.add` becomes `toys-add`, its check `check-toys-add`."""
+    """Ids know no dots: the exercise `toys.add` becomes `toys-add`, its check `check-toys-add`."""
     slug = name.replace(".", "-")
     slug = f"check-{slug}" if kind == "check" else slug
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", slug):
@@ -173,7 +173,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
-# ------------------------------------------------------------------------------------------------------ the structure
+# ---- the structure
 
 
 def _check_structure(cells: list[NotebookNode], kinds: list[str]) -> None:
