@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sysconfig
 import warnings
 from pathlib import Path
 
@@ -15,13 +18,12 @@ WORK = ".mechlib/grading"  # what grading keeps between its steps, under the cou
 
 
 class StepFailed(Exception):
-    """nbgrader could not do a step; the message is the last line of its traceback."""
+    """nbgrader could not do a step; the message has the first exception in its log."""
 
     def __init__(self, step: str, result: dict):
-        lines = (result.get("error") or "").strip().splitlines()
         self.log = f"{result.get('log') or ''}\n{result.get('error') or ''}".strip()
-        reasons = [line for line in self.log.splitlines() if ": " in line and not line.startswith((" ", "["))]
-        super().__init__(f"nbgrader could not {step}: {(reasons or lines or ['no reason given'])[0]}")
+        reasons = re.findall(r"^ *((?:\w+\.)*\w*(?:Error|Exception): .*)", self.log, flags=re.MULTILINE)
+        super().__init__(f"nbgrader could not {step}: {(reasons or ['no reason given'])[0]}")
 
 
 def release_config() -> Config:
@@ -65,7 +67,14 @@ def _preprocessors(*names: str) -> list[str]:
 
 
 def open_api(root: Path, config: Config):
-    """nbgrader's API on the course in `root`, quiet: what it logs comes back with each step's result."""
+    """nbgrader's API on the course in `root`, quiet: what it logs comes back with each step's result.
+
+    nbgrader starts `alembic` by its bare name when it makes a gradebook, so that has to be on the PATH, also
+    where the virtual environment has not been activated.
+    """
+    scripts = sysconfig.get_path("scripts")
+    if scripts not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from nbgrader.apps import NbGraderAPI

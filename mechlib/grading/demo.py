@@ -1,4 +1,4 @@
-"""`make grade-demo`: a small class with every kind of mishap, graded, and compared with what each should get."""
+"""`make grade-demo`: a small class with every kind of mishap, graded and compared with what it should get."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Student:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build a small class from a chapter's solved notebook, grade it, and compare; exit 1 if a grade differs."""
+    """Build a small class from a chapter's solved notebook and grade it; exit 1 if a grade is unexpected."""
     parser = argparse.ArgumentParser(prog="python -m mechlib.grading.demo", description=main.__doc__)
     parser.add_argument("chapter", nargs="?", default="", help="the first chapter if none is given")
     parser.add_argument(
@@ -97,7 +97,7 @@ def the_class(released: NotebookNode, solved: NotebookNode) -> list[Student]:
     return [
         Student("all-right", submission(), done, full),
         Student("nothing-done", submission(answered=set()), report.NOT_STARTED, 0),
-        Student("half-right", submission(answered=set(half)), report.GRADED, sum(points[name] for name in half)),
+        Student("half-right", submission(answered=set(half)), report.GRADED, sum(points[n] for n in half)),
         Student("syntax-error", submission(in_answer(last, "def broken(:")), done, rest, "SyntaxError"),
         Student("endless-loop", submission(loop_in(last)), report.TIMED_OUT, rest, "stopped after"),
         Student("not-a-notebook", "I solved it on paper.", report.UNREADABLE, 0, "not a notebook"),
@@ -105,7 +105,8 @@ def the_class(released: NotebookNode, solved: NotebookNode) -> list[Student]:
         Student("check-edited", submission(edited_check(last, points[last]), answered=words - {last}),
                 done, rest, "edited"),
         Student("clumsy", submission(clumsy), done, full, "called", file="my work (final).ipynb"),
-        Student("ends-python", submission(in_answer(last, "import os; os._exit(1)")), report.KERNEL_LOST, rest),
+        Student("ends-python", submission(in_answer(last, "__import__('os')._exit(1)")),
+                report.KERNEL_LOST, rest, "ended Python"),
         Student("handed-in-nothing", None, report.MISSING, 0),
     ]  # fmt: skip
 
@@ -128,7 +129,7 @@ def compare(students: list[Student], rows: list[report.Row], folder: Path) -> in
         expected, actual = f"{student.score:g} {student.status}", f"{row.score:g} {row.status}"
         print(f"{student.name:<18} {expected:<27} {actual:<27} {remarks}{'' if right else '   <-- WRONG'}")
     print(
-        f"{len(students) - wrong} of {len(students)} as expected; see {folder}/grades.csv and {folder}/feedback/."
+        f"{len(students) - wrong} of {len(students)} as expected; grades.csv and feedback/ are in {folder}/."
     )
     return 1 if wrong else 0
 

@@ -1,7 +1,7 @@
 """`mechlib grade CHAPTER`: from submitted/ through nbgrader into its gradebook, grades.csv and feedback/.
 
-One student after the other: graft (graft.py), execute (run.py), score and write feedback (nbgrader). Whatever goes
-wrong with one is caught, recorded in that student's row, and does not stop the others.
+One student after the other: graft (graft.py), execute (run.py), score and write feedback (nbgrader). Whatever
+goes wrong with one is caught, recorded in that student's row, and does not stop the others.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NothingToGrade(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Grade the notebooks in submitted/STUDENT/CHAPTER/; exit 1 if one could not be graded through our fault."""
+    """Grade the notebooks in submitted/STUDENT/CHAPTER/; exit 1 if one could not be, by our fault."""
     parser = argparse.ArgumentParser(prog="mechlib grade", description=main.__doc__)
     parser.add_argument("chapter", metavar="CHAPTER", help="such as 01_superposition")
     parser.add_argument(
@@ -191,7 +191,7 @@ class Grader:
         row.status = status(notebook, run, grafted.started, bool(unread))
 
     def hand_over(self, student: str, notebook: NotebookNode) -> None:
-        """Put the executed notebook where nbgrader looks for it, with the time of submission if there is one."""
+        """Put the executed notebook where nbgrader looks for it, with the time it was handed in, if known."""
         folder = self.course / WORK / "submitted" / student / self.chapter
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

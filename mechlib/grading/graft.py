@@ -1,13 +1,12 @@
 """Graft a submission onto the released notebook.
 
-What students hand in has lost cells, copied cells, edited checks, stripped metadata, another file name. So the
-released notebook is taken as it is, and only what a student contributes is put into it: the answers, and the cells
-that the student added. What had to be mended is said in remarks.
+What students hand in has lost cells, copied cells, edited checks, stripped metadata, another file name. So
+the released notebook is taken as it is, and only what a student contributes is put into it: the answers, and
+the cells that the student added. What had to be mended is said in remarks.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ class Graft:
 
 
 def read_submission(path: Path) -> list[NotebookNode]:
-    """The cells of a submitted notebook, of any version of the format, each with a type, a source and metadata."""
+    """The cells of a submitted notebook, of any version of the format, reduced to what matters."""
     if path.stat().st_size > LARGEST_SUBMISSION:
         raise UnreadableNotebook(f"The file has {path.stat().st_size / 1e6:.0f} MB: clear its outputs first.")
     try:
@@ -119,7 +118,7 @@ def _is_exercise(cell: NotebookNode) -> bool:
 
 
 def defined_names(cell: NotebookNode) -> set[str]:
-    """The functions and classes that a cell defines at its top level; read line by line, as it may not parse."""
+    """The functions and classes that a cell defines at its top level, also where it does not parse."""
     if cell.cell_type != "code":
         return set()
     return set(re.findall(r"^(?:async )?(?:def|class) (\w+)", cell.source, flags=re.MULTILINE))

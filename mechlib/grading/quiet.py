@@ -12,4 +12,5 @@ def quiet_logger() -> logging.Logger:
     logger = logging.getLogger("mechlib.grading")
     logger.propagate = False
     logger.handlers = [logging.NullHandler()]
+    logger.setLevel(10)
     return logger

@@ -104,7 +104,7 @@ def chapter_path(root: Path, chapter: str) -> Path:
 
 
 def release_chapter(root: Path, chapter: str, force: bool = False) -> list[str]:
-    """Write the solved notebook, executed again only if its code changed, and the students'; say what leaks."""
+    """Write the solved notebook, executed only if its code changed, and the students'; say what leaks."""
     source = read_source(root / "solutions" / chapter / f"{chapter}.py")
     released = student_notebook(source, chapter)
     target = solved_path(root, chapter)

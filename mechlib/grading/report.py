@@ -1,4 +1,4 @@
-"""What grading leaves behind: a page for who handed in no notebook, grades.csv, and the table in the terminal."""
+"""What grading leaves behind: grades.csv, the table in the terminal, a page for who handed in no notebook."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Execute one grafted submission and make sure that every check has a verdict.
 
-`run_submission` is the seam for a later judge in two processes, a sandbox, a fork server: whatever replaces it takes
-a grafted notebook and gives it back executed, with a verdict that nbgrader understands in every check cell.
+`run_submission` is the seam for a later judge in two processes, a sandbox, a fork server: whatever replaces
+it takes a grafted notebook and executes it in place, so that nbgrader finds a verdict in every check cell.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Run:
 def run_submission(notebook: NotebookNode, timeout: int, seed: int) -> Run:
     """Execute `notebook` in place and settle its checks. Never raises for what a submission does.
 
-    timeout: seconds a cell. A cell that takes longer is interrupted and the next ones still run; when it cannot be
-        interrupted, or the kernel dies, the checks so far keep their verdicts and the others have 0.
+    timeout: seconds a cell. A cell that takes longer is interrupted and the next ones still run; when it
+        cannot be interrupted, or the kernel dies, the checks so far keep their verdicts and the others have 0.
     seed: what the checks draw their cases from; students do not see it.
     """
     run = Run()
@@ -108,7 +108,7 @@ class _Client(NotebookClient):
             cell.outputs.append(explained_error(content["ename"], content["evalue"]))
 
     def output(self, outs, msg, display_id, cell_index):
-        """Drop what is printed beyond the limit at once: an endless loop that prints fills the memory otherwise."""
+        """Drop what is printed beyond the limit at once, or an endless loop that prints fills the memory."""
         if msg["msg_type"] == "stream":
             room = LONGEST_STREAM - self.printed
             text = msg["content"]["text"]
@@ -152,7 +152,7 @@ def settle(cell: NotebookNode, run: Run) -> None:
 
 
 def earned(cell: NotebookNode) -> float | None:
-    """The points in a check cell's only result, if there is one number between 0 and what the cell is worth."""
+    """The points in a check cell's only result, if that is a number from 0 to what the cell is worth."""
     results = [output for output in cell.outputs if output.output_type == "execute_result"]
     if len(results) != 1 or any(output.output_type == "error" for output in cell.outputs):
         return None

@@ -1,4 +1,4 @@
-"""Execute a chapter's solved notebook, and keep the outputs that are small and say nothing of this machine."""
+"""Execute a chapter's solved notebook; keep the outputs that are small and say nothing of this machine."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
 import importlib.metadata
 import re
 import tomllib
@@ -158,8 +159,7 @@ def _metadata(header: dict, kind: str, cell_id: str) -> dict:
 
 def _points(name: str) -> float:
     """What the exercise is worth, which stands in the exercise itself."""
-    from mechlib import exercises
-
+    exercises = importlib.import_module("mechlib.exercises")
     try:
         return exercises.get(name).points
     except LookupError:
