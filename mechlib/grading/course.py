@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import sysconfig
@@ -64,6 +65,13 @@ def grading_config() -> Config:
 
 def _preprocessors(*names: str) -> list[str]:
     return [f"nbgrader.preprocessors.{name}" for name in names]
+
+
+def parse_utc(text: str) -> datetime.datetime:
+    """A time as nbgrader reads it from timestamp.txt; ValueError if it is none."""
+    from nbgrader.utils import parse_utc
+
+    return parse_utc(text)
 
 
 def open_api(root: Path, config: Config):

@@ -19,7 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from mechlib.grading.course import WORK, StepFailed, grading_config, open_api
+from mechlib.grading.course import WORK, StepFailed, grading_config, open_api, parse_utc
 from mechlib.grading.graft import EXTRA, Graft, UnreadableNotebook, graft, match_cells, read_submission
 from mechlib.grading.report import (
     FAILED,
@@ -127,6 +127,10 @@ class Grader:
         row = Row(student, self.chapter, self.max_score, scores=dict.fromkeys(self.names.values(), 0.0))
         page = self.course / "feedback" / student / self.chapter / f"{self.chapter}.html"
         try:
+            if glob.escape(student) != student:
+                raise ValueError(
+                    "nbgrader cannot find folders with *, ? or [ in their names: rename this one"
+                )
             path = self.find_notebook(student, row)
             self.grade_notebook(student, graft(self.release, read_submission(path)), row)
         except FileNotFoundError as error:
@@ -152,7 +156,8 @@ class Grader:
         expected = folder / f"{self.chapter}.ipynb"
         if expected.is_file():
             return expected
-        found = sorted(path for path in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+        found = [path for path in sorted(folder.rglob("*.ipynb")) if path.is_file()]
+        found = [path for path in found if ".ipynb_checkpoints" not in path.parts]
         if not found:
             others = sorted(path.name for path in folder.glob("*"))
             raise FileNotFoundError(
@@ -177,12 +182,12 @@ class Grader:
         if row.remarks:
             text = "**What happened in grading**\n\n" + "\n".join(f"- {remark}" for remark in row.remarks)
             notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
-        self.hand_over(student, notebook)
-        quoted = glob.escape(student)  # nbgrader looks folders up by a pattern
-        for step, result in (
-            ("score the notebook", self.api.autograde(self.chapter, quoted, force=True)),
-            ("write the feedback", self.api.generate_feedback(self.chapter, quoted, force=True)),
+        self.hand_over(student, notebook, row)
+        for step, action in (
+            ("score the notebook", self.api.autograde),
+            ("write the feedback", self.api.generate_feedback),
         ):
+            result = action(self.chapter, student, force=True)
             if not result["success"]:
                 raise StepFailed(step, result)
         unread = self.read_scores(student, row)
@@ -190,7 +195,7 @@ class Grader:
             row.remarks.append(f"to be read by a person: {', '.join(unread)}")
         row.status = status(notebook, run, grafted.started, bool(unread))
 
-    def hand_over(self, student: str, notebook: NotebookNode) -> None:
+    def hand_over(self, student: str, notebook: NotebookNode, row: Row) -> None:
         """Put the executed notebook where nbgrader looks for it, with the time it was handed in, if known."""
         folder = self.course / WORK / "submitted" / student / self.chapter
         shutil.rmtree(folder, ignore_errors=True)
@@ -198,7 +203,11 @@ class Grader:
         nbformat.write(notebook, folder / f"{self.chapter}.ipynb")
         stamp = self.course / "submitted" / student / self.chapter / "timestamp.txt"
         if stamp.is_file():
-            shutil.copy(stamp, folder)
+            try:
+                parse_utc(stamp.read_text(encoding="utf-8").strip())
+                shutil.copy(stamp, folder)
+            except (ValueError, OverflowError):
+                row.remarks.append("timestamp.txt holds no time and was ignored")
 
     def read_scores(self, student: str, row: Row) -> list[str]:
         """Fill in the scores from the gradebook; the answers that wait for a person come back."""

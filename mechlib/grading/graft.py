@@ -46,7 +46,8 @@ def read_submission(path: Path) -> list[NotebookNode]:
     except nbformat.reader.NotJSONError:
         raise UnreadableNotebook("The file is not a notebook: it is not JSON.") from None
     except Exception as error:
-        raise UnreadableNotebook(f"The file is not a notebook: {type(error).__name__}.") from None
+        reason = f"it has not the form of one ({type(error).__name__})"
+        raise UnreadableNotebook(f"The file is not a notebook: {reason}.") from None
 
 
 def _clean(cell: NotebookNode) -> NotebookNode:
@@ -88,7 +89,7 @@ def match_cells(targets: list[NotebookNode], submitted: list[NotebookNode]) -> d
     """For each released cell the positions of the submitted cells that are it, the best evidence first.
 
     The evidence: nbgrader's id, the cell's id, the same text, and, for an answer that has lost all three,
-    that it defines what the stub defines.
+    that it defines what the stub defines. A question that has lost them is the cell below the one above it.
     """
     evidence = [
         lambda target, cell: bool(_grade_id(target)) and _grade_id(target) == _grade_id(cell),
@@ -105,6 +106,13 @@ def match_cells(targets: list[NotebookNode], submitted: list[NotebookNode]) -> d
                     i for i, cell in enumerate(submitted) if i not in taken and same(target, cell)
                 ]
                 taken.update(matches[index])
+    for index, target in enumerate(targets):
+        below = matches[index - 1][-1] + 1 if index and matches[index - 1] else len(submitted)
+        if "question" in target.metadata and not matches[index] and below not in taken:
+            matches[index] = [
+                i for i in (below,) if i < len(submitted) and submitted[i].cell_type == "markdown"
+            ]
+            taken.update(matches[index])
     return matches
 
 

@@ -35,7 +35,7 @@ def run_submission(notebook: NotebookNode, timeout: int, seed: int) -> Run:
     """Execute `notebook` in place and settle its checks. Never raises for what a submission does.
 
     timeout: seconds a cell. A cell that takes longer is interrupted and the next ones still run; when it
-        cannot be interrupted, or the kernel dies, the checks so far keep their verdicts and the others have 0.
+        cannot be interrupted, or the kernel dies, the checks so far keep their verdicts, the others have 0.
     seed: what the checks draw their cases from; students do not see it.
     """
     run = Run()
