@@ -128,3 +128,20 @@ def write_course(root: Path) -> Path:
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE, encoding="utf-8")
     return source
+
+
+def install(monkeypatch, root: Path) -> None:
+    """Let the chapter's kernel find its checker, and `release` its exercises, whatever mechlib itself has."""
+    import os
+    import sys
+    from types import ModuleType
+
+    import mechlib
+
+    registry = ModuleType("mechlib.exercises")
+    registry.get = exercise  # type: ignore[attr-defined]
+    registry.all_exercises = lambda: EXERCISES  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mechlib.exercises", registry)
+    monkeypatch.setattr(mechlib, "exercises", registry, raising=False)
+    path = os.pathsep.join([str(root / "lib"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", path)

@@ -146,7 +146,7 @@ def hand_in(
     for cell in notebook.cells:
         name = cell.metadata.get("exercise") or cell.metadata.get("question")
         if name in answered:
-            cell.source = answers[cell.id]
+            cell.source = "\n".join(line for line in answers[cell.id].splitlines() if "SOLUTION" not in line)
     for change in changes:
         change(notebook)
     return notebook

@@ -35,7 +35,7 @@ from mechlib.grading.report import (
     write_grades,
     write_page,
 )
-from mechlib.grading.run import Run, run_submission
+from mechlib.grading.run import Run, earned, run_submission
 
 DEFAULT_TIMEOUT = 60
 
@@ -179,9 +179,7 @@ class Grader:
         notebook = grafted.notebook
         run = run_submission(notebook, self.timeout, self.seed)
         row.remarks += grafted.remarks + happenings(notebook, run, self.timeout)
-        if row.remarks:
-            text = "**What happened in grading**\n\n" + "\n".join(f"- {remark}" for remark in row.remarks)
-            notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
+        notebook.cells.insert(0, new_markdown_cell(summary(notebook, row.remarks), id="summary"))
         self.hand_over(student, notebook, row)
         for step, action in (
             ("score the notebook", self.api.autograde),
@@ -259,6 +257,16 @@ def happenings(notebook: NotebookNode, run: Run, timeout: int) -> list[str]:
             errors = [output.ename for output in cell.outputs if output.output_type == "error"]
             remarks += [f"{place(cell)} does not run: {name}" for name in errors[:1]]
     return remarks
+
+
+def summary(notebook: NotebookNode, remarks: list[str]) -> str:
+    """The first cell of the feedback: the points of each exercise, and what happened."""
+    lines = ["| exercise | points |", "|---|---|"]
+    for cell in notebook.cells:
+        if "check" in cell.metadata:
+            points = cell.metadata["nbgrader"]["points"]
+            lines.append(f"| {cell.metadata['check']} | {earned(cell) or 0:g} of {points:g} |")
+    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]).strip()
 
 
 def place(cell: NotebookNode) -> str:

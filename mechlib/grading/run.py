@@ -141,8 +141,8 @@ def settle(cell: NotebookNode, run: Run) -> None:
     errors = [output for output in cell.outputs if output.output_type == "error"]
     results = [output for output in cell.outputs if output.output_type == "execute_result"]
     if verdict is None and not errors:
-        lost = f"the kernel was lost at the cell {run.died}" if run.died else "the check gave none"
-        errors, results = [explained_error("NoVerdict", f"No verdict: {lost}, which counts as 0.")], []
+        reason = "Python ended before this check ran" if run.died else "this check gave no number of points"
+        errors, results = [explained_error("NoVerdict", f"{reason}; it counts as 0.")], []
     for error in errors:
         if error.ename == "CheckFailed":
             error.traceback = [

@@ -12,6 +12,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 from mechlib.grading.quiet import QUIET_KERNEL
+from mechlib.grading.source import NOTEBOOK_METADATA
 
 LARGEST_NOTEBOOK = 1_500_000  # bytes
 LARGEST_HTML = 100_000  # characters; an interactive figure carries its JavaScript with it
@@ -54,7 +55,9 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> None:
 
 def tidy(notebook: NotebookNode, machine_paths: list[str]) -> None:
     """Drop warnings, progress widgets and heavy HTML; refuse outputs that name this machine's folders."""
-    notebook.metadata["language_info"].pop("version", None)
+    notebook.metadata["language_info"] = dict(
+        NOTEBOOK_METADATA["language_info"]
+    )  # the kernel put its version in
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if _is_kept(output)]

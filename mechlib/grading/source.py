@@ -5,6 +5,7 @@ The format is described in docs/architecture.md. Ids, tags and points are derive
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import importlib
@@ -54,7 +55,7 @@ def _notebook(cells: list[NotebookNode]) -> NotebookNode:
     kinds = [_kind(cell, number) for number, cell in enumerate(cells, start=1)]
     _check_structure(cells, kinds)
     seen: Counter[str] = Counter()
-    notebook = new_notebook(metadata=dict(NOTEBOOK_METADATA))
+    notebook = new_notebook(metadata=copy.deepcopy(NOTEBOOK_METADATA))
     for cell, kind in zip(cells, kinds, strict=True):
         _check_solution(cell, kind)
         header = dict(cell.metadata)
