@@ -1,13 +1,13 @@
 """Every figure of the course, in one style.
 
-Each function takes plain tensors, draws one figure and returns it; a title that states the finding is passed by the caller.
-Signed quantities use a diverging map centred at zero; colours and line styles stay apart for colour-blind readers and in
-greyscale. Figures are small on purpose: a solved notebook with all of them must stay light.
+Each function takes plain tensors, draws one figure and returns it; a title that states the finding is passed
+by the caller. Signed quantities use a diverging map centred at zero; colours and line styles stay apart for
+colour-blind readers and in greyscale. Figures are small on purpose: a solved notebook with all of them must
+stay light.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -16,12 +16,29 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A8A"]  # Okabe & Ito 2008
-STYLE = {
-    "figure.dpi": 80, "savefig.dpi": 80, "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8,
-    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
+COLOURS = [
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#8A8A8A",
+]  # Okabe & Ito 2008
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 80,
+    "savefig.dpi": 80,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
     "axes.prop_cycle": plt.cycler(color=COLOURS),
-}  # fmt: skip
+    "figure.constrained_layout.use": True,
+}
 SIGNED = "RdBu_r"  # red above zero, blue below; always drawn with limits symmetric about zero
 
 
@@ -36,7 +53,8 @@ def _finish(figure: Figure, title: str) -> Figure:
 def plot_features_in_plane(
     W: Float[Tensor, "instances 2 features"], labels: Sequence[str], title: str = "", columns: int = 6
 ) -> Figure:
-    """Each instance's feature directions as arrows in its two hidden dimensions; darker means a more important feature."""
+    """Each instance's feature directions as arrows in its two hidden dimensions; darker means a more
+    important feature."""
     W = W.detach().float().cpu()
     instances, _, features = W.shape
     columns = min(columns, instances)
@@ -58,7 +76,9 @@ def plot_features_in_plane(
         return _finish(figure, title)
 
 
-def plot_gram(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
+def plot_gram(
+    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
+) -> Figure:
     """W^T W of each instance: on the diagonal what is stored, off it which features interfere, with sign."""
     gram = torch.einsum("ihf,ihg->ifg", W, W).detach().float().cpu()
     limit = max(1.0, gram.abs().max().item())
@@ -80,7 +100,8 @@ def plot_dimensionality(
     plateaus: dict[str, float],
     title: str = "",
 ) -> Figure:
-    """Each stored feature's dimensionality against 1 / (1 - S), with lines at the plateaus; right, beside a control.
+    """Each stored feature's dimensionality against 1 / (1 - S), with lines at the plateaus; right, beside a
+    control.
 
     Features that are not stored should be NaN in both tensors: they are left out.
     """
@@ -94,14 +115,25 @@ def plot_dimensionality(
             right.annotate(name, (1.02, value), xycoords=("axes fraction", "data"), fontsize=7, va="center")
         x = density[:, None] * jitter.exp()
         left.scatter(x, dimensionality.float().cpu(), s=4, alpha=0.5, color=COLOURS[0], linewidths=0)
-        left.set(xscale="log", xlabel="1 / (1 - S), log scale: sparser to the right", ylabel="dimensionality of a feature")
+        left.set(
+            xscale="log",
+            xlabel="1 / (1 - S), log scale: sparser to the right",
+            ylabel="dimensionality of a feature",
+        )
         bins = torch.linspace(0, 1.02, 52).tolist()
-        for values, label, colour, style in ((dimensionality, "trained", COLOURS[0], "-"), (control, "control", "0.25", "--")):
+        for values, label, colour, style in (
+            (dimensionality, "trained", COLOURS[0], "-"),
+            (control, "control", "0.25", "--"),
+        ):
             flat = values.float().cpu().flatten()
-            right.hist(flat[~flat.isnan()].numpy(), bins, orientation="horizontal", histtype="step", color=colour, ls=style,
-                       label=label)  # fmt: skip
+            kept = flat[~flat.isnan()].numpy()
+            right.hist(
+                kept, bins, orientation="horizontal", histtype="step", color=colour, ls=style, label=label
+            )
         right.set(xlabel="features", xscale="symlog")
-        right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, columnspacing=0.8, handlelength=1.2)
+        right.legend(
+            loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, columnspacing=0.8, handlelength=1.2
+        )
         return _finish(figure, title)
 
 
@@ -113,9 +145,15 @@ def plot_dimensions_per_feature(
         figure, axis = plt.subplots(figsize=(4.6, 2.8))
         for value, name in ((1.0, "1: a dimension each"), (0.5, "1/2: antipodal pairs")):
             axis.axhline(value, color="0.75", lw=0.8, zorder=0)
-            axis.annotate(name, (0.98, value), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom", ha="right")
+            axis.annotate(
+                name, (0.98, value), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom", ha="right"
+            )
         axis.plot(1 / (1 - sparsity.float().cpu()), dimensions.detach().float().cpu(), "o-", ms=3, lw=1)
-        axis.set(xscale="log", xlabel="1 / (1 - S), log scale: sparser to the right", ylabel=r"$D^* = m / \|W\|_F^2$")
+        axis.set(
+            xscale="log",
+            xlabel="1 / (1 - S), log scale: sparser to the right",
+            ylabel=r"$D^* = m / \|W\|_F^2$",
+        )
         axis.set_ylim(0, 1.15)
         return _finish(figure, title)
 
@@ -129,14 +167,16 @@ def plot_phase_diagram(
     phases: dict[str, Int[Tensor, "rows columns"]],
     title: str = "",
 ) -> Figure:
-    """One map for each entry of `phases`: which of `PHASES` was found at each relative importance and density.
+    """One map for each entry of `phases`: which of `PHASES` was found at each importance and density.
 
     The map named "theory" is also outlined on the others.
     """
     colours = ListedColormap(["#56B4E9", "#0072B2", "#F0C808", "#FFFFFF"])
     x, y = density.log10().tolist(), importance.log10().tolist()
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(phases), figsize=(2.9 * len(phases) + 1.2, 3.0), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(phases), figsize=(2.9 * len(phases) + 1.2, 3.0), sharey=True, squeeze=False
+        )
         for axis, (name, phase) in zip(axes.flat, phases.items(), strict=True):
             norm = BoundaryNorm([-0.5, 0.5, 1.5, 2.5, 3.5], 4)
             mesh = axis.pcolormesh(x, y, phase.cpu().numpy(), cmap=colours, norm=norm, shading="nearest")
@@ -158,7 +198,7 @@ def plot_phase_diagram(
 def plot_shares(
     shares: dict[str, dict[str, float]], ylabel: str = "share", title: str = "", chance: float | None = None
 ) -> Figure:
-    """Grouped bars: for each group (outer key) the share of each outcome (inner key), and chance as a line."""
+    """Grouped bars: in each group (outer key) the share of each outcome (inner key), and chance as a line."""
     outcomes = list(next(iter(shares.values())))
     hatches = ["", "//", "..", "xx"]
     width = 0.8 / len(outcomes)
@@ -166,8 +206,10 @@ def plot_shares(
         figure, axis = plt.subplots(figsize=(1.5 * len(shares) + 2.2, 2.7))
         for k, outcome in enumerate(outcomes):
             places = [group + (k - (len(outcomes) - 1) / 2) * width for group in range(len(shares))]
-            bars = axis.bar(places, [s[outcome] for s in shares.values()], 0.92 * width, label=outcome, color=COLOURS[k],
-                            hatch=hatches[k % 4], edgecolor="white")  # fmt: skip
+            heights = [share[outcome] for share in shares.values()]
+            bars = axis.bar(places, heights, 0.92 * width, label=outcome, color=COLOURS[k])
+            for bar in bars:
+                bar.set(hatch=hatches[k % 4], edgecolor="white")
             axis.bar_label(bars, fmt="%.2f", fontsize=7.5)
         if chance is not None:
             axis.axhline(chance, color="0.4", ls="--", lw=0.9, label=f"chance {chance:.2f}")
@@ -205,7 +247,9 @@ def plot_lines(
     names = [f"{float(value):g}" for value in (x.tolist() if isinstance(x, Tensor) else x)]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.8, 2.9))
-        for (name, y), style, marker in zip(lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False):
+        for (name, y), style, marker in zip(
+            lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False
+        ):
             values = y.detach().float().cpu().tolist() if isinstance(y, Tensor) else list(y)
             axis.plot(range(len(names)), values, marker=marker, ls=style, ms=4, lw=1.3, label=name)
         if reference is not None:
@@ -216,22 +260,34 @@ def plot_lines(
         return _finish(figure, title)
 
 
-def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
-    """Each neuron's weights, stacked: a bar a neuron, a block a feature (upwards positive, downwards negative).
+def plot_neurons(
+    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
+) -> Figure:
+    """Each neuron's weights, stacked: a bar a neuron, a block a feature (up: positive, down: negative).
 
     One block above the line is a monosemantic neuron; darker blocks are more important features.
     """
     W = W.detach().float().cpu()
     instances, neurons, features = W.shape
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False
+        )
         shades = plt.colormaps["viridis"](torch.linspace(0, 0.95, features).numpy())
         for axis, weights, label in zip(axes.flat, W, labels, strict=True):
             up, down = torch.zeros(neurons), torch.zeros(neurons)
             for feature in range(features):
                 block = weights[:, feature]
                 base = torch.where(block >= 0, up, down)
-                axis.bar(range(1, neurons + 1), block, 0.75, bottom=base, color=shades[feature], edgecolor="white", lw=0.6)
+                axis.bar(
+                    range(1, neurons + 1),
+                    block,
+                    0.75,
+                    bottom=base,
+                    color=shades[feature],
+                    edgecolor="white",
+                    lw=0.6,
+                )
                 up, down = up + block.clamp(min=0), down + block.clamp(max=0)
             axis.axhline(0, color="black", lw=0.8)
             axis.set_title(label, fontsize=8.5)

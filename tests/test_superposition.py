@@ -1,7 +1,7 @@
 """The superposition chapter's methods: closed forms, moments, shapes, dtypes, devices.
 
-Randomised statements use a fixed generator and a tolerance of six standard errors (two-sided false-alarm rate 2e-9 each
-for a Gaussian mean), so that a change of generator or platform does not make them fail either.
+Randomised statements use a fixed generator and a tolerance of six standard errors (two-sided false-alarm rate
+2e-9 each for a Gaussian mean), so that a change of generator or platform does not make them fail either.
 """
 
 import math
@@ -15,6 +15,12 @@ from torch._subclasses import FakeTensorMode
 from mechlib import superposition as sp
 
 SIGMAS = 6
+MEASURES = [
+    sp.feature_norms,
+    sp.superposition_index,
+    sp.dimensions_per_feature,
+    sp.feature_dimensionality,
+]
 sizes = st.integers(1, 6)
 
 
@@ -30,13 +36,14 @@ def tetrahedron() -> torch.Tensor:
 
 
 def square_antiprism() -> torch.Tensor:
-    """Two squares of unit vectors, turned by 45 degrees, at the height that makes it a tight frame: D = 3/8 for each."""
+    """Two squares of unit vectors, turned by 45 degrees, at the height that makes it a tight frame: D = 3/8
+    for each."""
     height, radius = (1 / 3) ** 0.5, (2 / 3) ** 0.5
     angle = torch.arange(8) * math.pi / 4
     return torch.stack([radius * angle.cos(), radius * angle.sin(), height * (-1.0) ** torch.arange(8)])[None]
 
 
-# --------------------------------------------------------------------------------------------------------- geometry
+# ---- geometry
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,9 @@ def test_zero_features_are_zero_and_never_nan():
 @settings(deadline=None, max_examples=40)
 @given(sizes, sizes, sizes, st.integers(0, 2**31))
 def test_geometry_matches_its_definition(instances, hidden, features, seed):
-    W = torch.randn(instances, hidden, features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    W = torch.randn(
+        instances, hidden, features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     index, dimensionality = torch.zeros(2, instances, features, dtype=torch.float64)
     for i in range(instances):
         for f in range(features):
@@ -87,7 +96,9 @@ def test_geometry_matches_its_definition(instances, hidden, features, seed):
     torch.testing.assert_close(sp.feature_dimensionality(W), dimensionality)
     assert (sp.feature_dimensionality(W).sum(-1) <= min(hidden, features) + 1e-9).all()
     # the geometry knows no basis: rotating the hidden space changes nothing
-    Q = torch.linalg.qr(torch.randn(hidden, hidden, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))).Q
+    Q = torch.linalg.qr(
+        torch.randn(hidden, hidden, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    ).Q
     torch.testing.assert_close(sp.feature_dimensionality(Q @ W), dimensionality)
 
 
@@ -116,7 +127,7 @@ def test_share_near():
     torch.testing.assert_close(sp.share_near(values, [0.5, 0.75, 1.0]), torch.tensor([0.5, 0.25, 0.0]))
 
 
-# --------------------------------------------------------------------------------------------------------- samplers
+# ---- samplers
 
 SAMPLERS = [sp.sparse_batch, sp.correlated_batch, sp.anticorrelated_batch, sp.signed_sparse_batch]
 
@@ -130,7 +141,8 @@ def test_batch_shape(sampler, batch, instances, half):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_marginals(sampler):
-    """P(active), mean and variance of the magnitudes, and active against how large: all within six standard errors."""
+    """P(active), mean and variance of the magnitudes, and active against how large: all within six standard
+    errors."""
     n, features = 40_000, 6
     sparsity = torch.tensor([0.5, 0.8, 0.95])
     x = sampler(n, features, sparsity, torch.Generator().manual_seed(0)).double()
@@ -155,7 +167,8 @@ def pair_statistics(sampler, sparsity=0.7, n=60_000):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "within"), [(sp.sparse_batch, 0.09), (sp.correlated_batch, 0.3), (sp.anticorrelated_batch, 0.0)]
+    ("sampler", "within"),
+    [(sp.sparse_batch, 0.09), (sp.correlated_batch, 0.3), (sp.anticorrelated_batch, 0.0)],
 )
 def test_who_is_active_together(sampler, within):
     x, together = pair_statistics(sampler)
@@ -191,7 +204,7 @@ def test_sampler_errors_and_seeds(sampler):
     assert draws[0].equal(draws[1]) and not draws[0].equal(draws[2])
 
 
-# ------------------------------------------------------------------------------------------------- models and losses
+# ---- models and losses
 
 
 @pytest.mark.parametrize(("kind", "gate"), [(sp.ToyModel, lambda h: h), (sp.ReluHiddenModel, torch.relu)])
@@ -230,7 +243,9 @@ def test_absolute_value_weights_are_exact(features, hidden):
 def test_absolute_value_model_holds_the_handmade_weights():
     model = sp.AbsoluteValueModel(2, 4, 6, torch.Generator().manual_seed(0))
     W_in, W_out, b = sp.absolute_value_weights(4, 6)
-    model.load_state_dict({"W_in": W_in.expand(2, -1, -1), "W_out": W_out.expand(2, -1, -1), "b": b.expand(2, -1)})
+    model.load_state_dict(
+        {"W_in": W_in.expand(2, -1, -1), "W_out": W_out.expand(2, -1, -1), "b": b.expand(2, -1)}
+    )
     x = torch.randn(9, 2, 4)
     torch.testing.assert_close(model(x), x.abs() * torch.tensor([1.0, 1, 1, 0]))
 
@@ -278,13 +293,18 @@ def test_training_lowers_the_loss_and_repeats(capsys):
     assert "150/150" in captured.out and captured.err == ""
 
 
-# -------------------------------------------------------------------------------------------------- dtype and device
+# ---- dtype and device
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtypes_are_kept(dtype):
     W = ring(5, dtype)
-    for measure in (sp.feature_norms, sp.superposition_index, sp.dimensions_per_feature, sp.feature_dimensionality):
+    for measure in (
+        sp.feature_norms,
+        sp.superposition_index,
+        sp.dimensions_per_feature,
+        sp.feature_dimensionality,
+    ):
         assert measure(W).dtype == dtype
     for sampler in SAMPLERS:
         assert sampler(2, 4, torch.tensor([0.6], dtype=dtype)).dtype == dtype
@@ -299,9 +319,7 @@ def test_everything_stays_on_the_inputs_device():
     """On fake cuda tensors, which need no GPU: anything allocated on the CPU beside them raises or shows."""
     with FakeTensorMode():
         W = torch.randn(2, 3, 5, device="cuda")
-        for measure in (
-            sp.feature_norms, sp.superposition_index, sp.dimensions_per_feature, sp.feature_dimensionality, sp.polysemanticity,
-        ):  # fmt: skip
+        for measure in (*MEASURES, sp.polysemanticity):
             assert measure(W).device.type == "cuda"
         x = torch.rand(4, 2, 5, device="cuda")
         for kind in (sp.ToyModel, sp.ReluHiddenModel, sp.AbsoluteValueModel):
@@ -309,13 +327,16 @@ def test_everything_stays_on_the_inputs_device():
             fake = {name: torch.randn(value.shape, device="cuda") for name, value in model.named_parameters()}
             assert torch.func.functional_call(model, fake, x).device.type == "cuda"
         assert sp.importance_weighted_loss(x, x, torch.ones(5, device="cuda")).device.type == "cuda"
-        assert sp.strategy_losses(torch.rand(4, device="cuda"), torch.rand(4, device="cuda")).device.type == "cuda"
+        assert (
+            sp.strategy_losses(torch.rand(4, device="cuda"), torch.rand(4, device="cuda")).device.type
+            == "cuda"
+        )
         assert sp.share_near(W, [0.5, 1.0]).device.type == "cuda"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samplers_stay_on_the_device_of_sparsity(sampler):
-    """With another default device, whatever the sampler forgot to place shows; sparsity itself is on the CPU."""
+    """With another default device, what the sampler forgot to place shows; sparsity is on the CPU."""
     sparsity = torch.tensor([0.6, 0.9])
     with torch.device("meta"):
         assert sampler(3, 4, sparsity).device.type == "cpu"
