@@ -51,10 +51,17 @@ def _finish(figure: Figure, title: str) -> Figure:
 
 
 def plot_features_in_plane(
-    W: Float[Tensor, "instances 2 features"], labels: Sequence[str], title: str = "", columns: int = 6
+    W: Float[Tensor, "instances 2 features"],
+    labels: Sequence[str],
+    title: str = "",
+    columns: int = 6,
+    pairs: bool = False,
 ) -> Figure:
-    """Each instance's feature directions as arrows in its two hidden dimensions; darker means a more
-    important feature."""
+    """Each instance's feature directions in its two hidden dimensions, on a unit circle.
+
+    Darker means an earlier, more important feature; with `pairs`, features 2k and 2k+1 share a colour and a
+    marker.
+    """
     W = W.detach().float().cpu()
     instances, _, features = W.shape
     columns = min(columns, instances)
@@ -62,14 +69,18 @@ def plot_features_in_plane(
     reach = max(1.15, 1.1 * W.norm(dim=1).max().item())
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns, 1.9 * rows + 0.3), squeeze=False)
-        shades = plt.colormaps["viridis"](torch.linspace(0, 0.85, features).numpy())
+        shades = list(plt.colormaps["viridis"](torch.linspace(0, 0.85, features).numpy()))
+        markers = ["o"] * features
+        if pairs:
+            shades = [COLOURS[feature // 2] for feature in range(features)]
+            markers = ["os^Dv"[feature // 2 % 5] for feature in range(features)]
         for axis in axes.flat[instances:]:
             axis.set_visible(False)
         for axis, weights, label in zip(axes.flat, W, labels, strict=False):
             axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8", lw=0.8))
-            for (x, y), shade in zip(weights.T.tolist(), shades, strict=True):
+            for (x, y), shade, marker in zip(weights.T.tolist(), shades, markers, strict=True):
                 axis.plot([0, x], [0, y], color=shade, lw=1.8)
-                axis.plot(x, y, "o", color=shade, ms=5)
+                axis.plot(x, y, marker, color=shade, ms=5)
             axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
             axis.set_title(label, fontsize=8.5)
             axis.spines[:].set_visible(False)
@@ -242,8 +253,9 @@ def plot_lines(
     title: str = "",
     log: bool = False,
     reference: float | None = None,
+    reference_label: str = "",
 ) -> Figure:
-    """A few named lines over evenly spaced, labelled positions x; `reference` draws a horizontal line."""
+    """A few named lines over evenly spaced, labelled positions x; `reference` is a horizontal one."""
     names = [f"{float(value):g}" for value in (x.tolist() if isinstance(x, Tensor) else x)]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.8, 2.9))
@@ -253,7 +265,7 @@ def plot_lines(
             values = y.detach().float().cpu().tolist() if isinstance(y, Tensor) else list(y)
             axis.plot(range(len(names)), values, marker=marker, ls=style, ms=4, lw=1.3, label=name)
         if reference is not None:
-            axis.axhline(reference, color="0.6", lw=0.9, zorder=0)
+            axis.axhline(reference, color="0.5", lw=0.9, ls=(0, (6, 3)), zorder=0, label=reference_label)
         axis.set_xticks(range(len(names)), names)
         axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
         axis.legend()
