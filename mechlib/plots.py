@@ -1,13 +1,13 @@
 """Every figure of the course, in one style.
 
-Each function takes plain tensors, draws one figure and returns it; a title that states the finding is passed by the caller.
-Signed quantities use a diverging map centred at zero; colours and line styles stay apart for colour-blind readers and in
-greyscale. Figures are small on purpose: a solved notebook with all of them must stay light.
+Each function takes plain tensors, draws one figure and returns it; a title that states the finding is passed
+by the caller. Signed quantities use a diverging map centred at zero; colours and line styles stay apart for
+colour-blind readers and in greyscale. Figures are small on purpose: a solved notebook with all of them must
+stay light.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -26,11 +26,19 @@ COLOURS = [
     "#000000",
     "#8A8A8A",
 ]  # Okabe & Ito 2008
-STYLE = {
-    "figure.dpi": 80, "savefig.dpi": 80, "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8,
-    "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 80,
+    "savefig.dpi": 80,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
     "axes.prop_cycle": plt.cycler(color=COLOURS),
-}  # fmt: skip
+    "figure.constrained_layout.use": True,
+}
 SIGNED = "RdBu_r"  # red above zero, blue below; always drawn with limits symmetric about zero
 
 
@@ -43,9 +51,17 @@ def _finish(figure: Figure, title: str) -> Figure:
 
 
 def plot_features_in_plane(
-    W: Float[Tensor, "instances 2 features"], labels: Sequence[str], title: str = "", columns: int = 6
+    W: Float[Tensor, "instances 2 features"],
+    labels: Sequence[str],
+    title: str = "",
+    columns: int = 6,
+    pairs: bool = False,
 ) -> Figure:
-    """Each instance's feature directions as arrows in its two hidden dimensions; darker means a more important feature."""
+    """Each instance's feature directions in its two hidden dimensions, on a unit circle.
+
+    Darker means an earlier, more important feature; with `pairs`, features 2k and 2k+1 share a colour and a
+    marker.
+    """
     W = W.detach().float().cpu()
     instances, _, features = W.shape
     columns = min(columns, instances)
@@ -53,21 +69,27 @@ def plot_features_in_plane(
     reach = max(1.15, 1.1 * W.norm(dim=1).max().item())
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns, 1.9 * rows + 0.3), squeeze=False)
-        shades = plt.colormaps["viridis"](torch.linspace(0, 0.85, features).numpy())
+        shades = list(plt.colormaps["viridis"](torch.linspace(0, 0.85, features).numpy()))
+        markers = ["o"] * features
+        if pairs:
+            shades = [COLOURS[feature // 2] for feature in range(features)]
+            markers = ["os^Dv"[feature // 2 % 5] for feature in range(features)]
         for axis in axes.flat[instances:]:
             axis.set_visible(False)
         for axis, weights, label in zip(axes.flat, W, labels, strict=False):
             axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8", lw=0.8))
-            for (x, y), shade in zip(weights.T.tolist(), shades, strict=True):
+            for (x, y), shade, marker in zip(weights.T.tolist(), shades, markers, strict=True):
                 axis.plot([0, x], [0, y], color=shade, lw=1.8)
-                axis.plot(x, y, "o", color=shade, ms=5)
+                axis.plot(x, y, marker, color=shade, ms=5)
             axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
             axis.set_title(label, fontsize=8.5)
             axis.spines[:].set_visible(False)
         return _finish(figure, title)
 
 
-def plot_gram(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
+def plot_gram(
+    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
+) -> Figure:
     """W^T W of each instance: on the diagonal what is stored, off it which features interfere, with sign."""
     gram = torch.einsum("ihf,ihg->ifg", W, W).detach().float().cpu()
     limit = max(1.0, gram.abs().max().item())
@@ -89,7 +111,8 @@ def plot_dimensionality(
     plateaus: dict[str, float],
     title: str = "",
 ) -> Figure:
-    """Each stored feature's dimensionality against 1 / (1 - S), with lines at the plateaus; right, beside a control.
+    """Each stored feature's dimensionality against 1 / (1 - S), with lines at the plateaus; right, beside a
+    control.
 
     Features that are not stored should be NaN in both tensors: they are left out.
     """
@@ -114,10 +137,14 @@ def plot_dimensionality(
             (control, "control", "0.25", "--"),
         ):
             flat = values.float().cpu().flatten()
-            right.hist(flat[~flat.isnan()].numpy(), bins, orientation="horizontal", histtype="step", color=colour, ls=style,
-                       label=label)  # fmt: skip
+            kept = flat[~flat.isnan()].numpy()
+            right.hist(
+                kept, bins, orientation="horizontal", histtype="step", color=colour, ls=style, label=label
+            )
         right.set(xlabel="features", xscale="symlog")
-        right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, columnspacing=0.8, handlelength=1.2)
+        right.legend(
+            loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, columnspacing=0.8, handlelength=1.2
+        )
         return _finish(figure, title)
 
 
@@ -151,14 +178,16 @@ def plot_phase_diagram(
     phases: dict[str, Int[Tensor, "rows columns"]],
     title: str = "",
 ) -> Figure:
-    """One map for each entry of `phases`: which of `PHASES` was found at each relative importance and density.
+    """One map for each entry of `phases`: which of `PHASES` was found at each importance and density.
 
     The map named "theory" is also outlined on the others.
     """
     colours = ListedColormap(["#56B4E9", "#0072B2", "#F0C808", "#FFFFFF"])
     x, y = density.log10().tolist(), importance.log10().tolist()
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(phases), figsize=(2.9 * len(phases) + 1.2, 3.0), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(phases), figsize=(2.9 * len(phases) + 1.2, 3.0), sharey=True, squeeze=False
+        )
         for axis, (name, phase) in zip(axes.flat, phases.items(), strict=True):
             norm = BoundaryNorm([-0.5, 0.5, 1.5, 2.5, 3.5], 4)
             mesh = axis.pcolormesh(x, y, phase.cpu().numpy(), cmap=colours, norm=norm, shading="nearest")
@@ -180,7 +209,7 @@ def plot_phase_diagram(
 def plot_shares(
     shares: dict[str, dict[str, float]], ylabel: str = "share", title: str = "", chance: float | None = None
 ) -> Figure:
-    """Grouped bars: for each group (outer key) the share of each outcome (inner key), and chance as a line."""
+    """Grouped bars: in each group (outer key) the share of each outcome (inner key), and chance as a line."""
     outcomes = list(next(iter(shares.values())))
     hatches = ["", "//", "..", "xx"]
     width = 0.8 / len(outcomes)
@@ -188,8 +217,10 @@ def plot_shares(
         figure, axis = plt.subplots(figsize=(1.5 * len(shares) + 2.2, 2.7))
         for k, outcome in enumerate(outcomes):
             places = [group + (k - (len(outcomes) - 1) / 2) * width for group in range(len(shares))]
-            bars = axis.bar(places, [s[outcome] for s in shares.values()], 0.92 * width, label=outcome, color=COLOURS[k],
-                            hatch=hatches[k % 4], edgecolor="white")  # fmt: skip
+            heights = [share[outcome] for share in shares.values()]
+            bars = axis.bar(places, heights, 0.92 * width, label=outcome, color=COLOURS[k])
+            for bar in bars:
+                bar.set(hatch=hatches[k % 4], edgecolor="white")
             axis.bar_label(bars, fmt="%.2f", fontsize=7.5)
         if chance is not None:
             axis.axhline(chance, color="0.4", ls="--", lw=0.9, label=f"chance {chance:.2f}")
@@ -222,31 +253,38 @@ def plot_lines(
     title: str = "",
     log: bool = False,
     reference: float | None = None,
+    reference_label: str = "",
 ) -> Figure:
-    """A few named lines over evenly spaced, labelled positions x; `reference` draws a horizontal line."""
+    """A few named lines over evenly spaced, labelled positions x; `reference` is a horizontal one."""
     names = [f"{float(value):g}" for value in (x.tolist() if isinstance(x, Tensor) else x)]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.8, 2.9))
-        for (name, y), style, marker in zip(lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False):
+        for (name, y), style, marker in zip(
+            lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False
+        ):
             values = y.detach().float().cpu().tolist() if isinstance(y, Tensor) else list(y)
             axis.plot(range(len(names)), values, marker=marker, ls=style, ms=4, lw=1.3, label=name)
         if reference is not None:
-            axis.axhline(reference, color="0.6", lw=0.9, zorder=0)
+            axis.axhline(reference, color="0.5", lw=0.9, ls=(0, (6, 3)), zorder=0, label=reference_label)
         axis.set_xticks(range(len(names)), names)
         axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
         axis.legend()
         return _finish(figure, title)
 
 
-def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
-    """Each neuron's weights, stacked: a bar a neuron, a block a feature (upwards positive, downwards negative).
+def plot_neurons(
+    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
+) -> Figure:
+    """Each neuron's weights, stacked: a bar a neuron, a block a feature (up: positive, down: negative).
 
     One block above the line is a monosemantic neuron; darker blocks are more important features.
     """
     W = W.detach().float().cpu()
     instances, neurons, features = W.shape
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False
+        )
         shades = plt.colormaps["viridis"](torch.linspace(0, 0.95, features).numpy())
         for axis, weights, label in zip(axes.flat, W, labels, strict=True):
             up, down = torch.zeros(neurons), torch.zeros(neurons)

@@ -3,15 +3,14 @@
 Methods of Elhage et al. 2022, "Toy Models of Superposition"
 (https://transformer-circuits.pub/2022/toy_model/index.html).
 
-Every toy model here is really a stack of *instances* trained side by side: one slice of the parameters for each sparsity,
-seed or importance that an experiment compares. Instances never influence each other. Shapes are written in words:
+Every toy model here is really a stack of *instances* trained side by side: one slice of the parameters for
+each sparsity, seed or importance that an experiment compares. Instances never influence each other. Shapes
+are written in words:
 
     W  instances hidden features     column W[i, :, f] is the direction in which instance i stores feature f
     b  instances features
     x  batch instances features
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-# ------------------------------------------------------------------------------------------------- reading geometry
+# ---- reading geometry
 
 
 def feature_norms(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor, "instances features"]:
@@ -36,8 +35,8 @@ def feature_norms(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor
 def superposition_index(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor, "instances features"]:
     """How much each feature is crossed by the others: the sum over g != f of (unit(W_f) . W_g)^2.
 
-    0: the feature has its direction to itself. 1 or more: along that direction the others are as large as a whole feature.
-    A feature that is not represented (W_f = 0) has no direction to share and gets 0.
+    0: the feature has its direction to itself. 1 or more: along that direction the others are as large as a
+    whole feature. A feature that is not represented (W_f = 0) has no direction to share and gets 0.
     """
     norms = W.norm(dim=-2, keepdim=True)
     unit = W / norms.where(norms > 0, torch.ones_like(norms))
@@ -48,8 +47,8 @@ def superposition_index(W: Float[Tensor, "instances hidden features"]) -> Float[
 def dimensions_per_feature(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor, "instances"]:
     """Dimensions spent on a feature, D* = m / ||W||_F^2, with m hidden dimensions.
 
-    The squared Frobenius norm estimates how many features are represented, so 1 means a dimension for each of them and
-    1/2 means two features a dimension. All-zero weights give infinity.
+    The squared Frobenius norm estimates how many features are represented, so 1 means a dimension for each of
+    them and 1/2 means two features a dimension. All-zero weights give infinity.
     """
     return W.shape[-2] / W.pow(2).sum(dim=(-2, -1))
 
@@ -57,10 +56,11 @@ def dimensions_per_feature(W: Float[Tensor, "instances hidden features"]) -> Flo
 def feature_dimensionality(
     W: Float[Tensor, "instances hidden features"],
 ) -> Float[Tensor, "instances features"]:
-    """The fraction of a dimension that a feature gets: D_f = ||W_f||^2 / sum_g (unit(W_f) . W_g)^2, g = f included.
+    """The fraction of a dimension that a feature gets: D_f = ||W_f||^2 / sum_g (unit(W_f) . W_g)^2, g = f
+    included.
 
-    1 for a feature alone in its dimension, 1/2 in an antipodal pair, 2/3 in a triangle, 2/5 in a pentagon, 3/4 in a
-    tetrahedron, 3/8 in a square antiprism. A feature that is not represented gets 0.
+    1 for a feature alone in its dimension, 1/2 in an antipodal pair, 2/3 in a triangle, 2/5 in a pentagon,
+    3/4 in a tetrahedron, 3/8 in a square antiprism. A feature that is not represented gets 0.
     """
     norms = W.norm(dim=-2, keepdim=True)
     unit = W / norms.where(norms > 0, torch.ones_like(norms))
@@ -73,16 +73,16 @@ def polysemanticity(
 ) -> Int[Tensor, "instances hidden"]:
     """How many features each neuron of a hidden-ReLU model answers to.
 
-    A feature counts if, active alone at 1, it drives the neuron (ReLU(W[neuron, feature])) to at least `threshold` times the
-    neuron's largest such response. Negative weights count for nothing; a neuron that no feature drives counts 0.
-    1 is a monosemantic neuron.
+    A feature counts if, active alone at 1, it drives the neuron (ReLU(W[neuron, feature])) to at least
+    `threshold` times the neuron's largest such response. Negative weights count for nothing; a neuron that no
+    feature drives counts 0. 1 is a monosemantic neuron.
     """
     response = W.relu()
     largest = response.amax(dim=-1, keepdim=True)
     return ((response > 0) & (response >= threshold * largest)).sum(dim=-1)
 
 
-# ------------------------------------------------------------------------------------------------------ sparse data
+# ---- sparse data
 
 
 def sparse_batch(
@@ -93,8 +93,8 @@ def sparse_batch(
 ) -> Float[Tensor, "batch instances features"]:
     """Features that are 0 with probability `sparsity` (one number an instance), else uniform in [0, 1].
 
-    Which features are active and how large they are is drawn independently. The batch has the device and dtype of
-    `sparsity`. Raises ValueError if a sparsity is outside [0, 1].
+    Which features are active and how large they are is drawn independently. The batch has the device and
+    dtype of `sparsity`. Raises ValueError if a sparsity is outside [0, 1].
     """
     if not ((sparsity >= 0) & (sparsity <= 1)).all():
         raise ValueError("sparsity is a probability: it must lie in [0, 1]")
@@ -127,8 +127,8 @@ def correlated_batch(
 ) -> Float[Tensor, "batch instances features"]:
     """Like `sparse_batch`, but features 2k and 2k+1 are active together or not at all.
 
-    Each is still 0 with probability `sparsity`, and their magnitudes are independent. Raises ValueError if `n_features` is
-    odd or a sparsity is outside [0, 1].
+    Each is still 0 with probability `sparsity`, and their magnitudes are independent. Raises ValueError if
+    `n_features` is odd or a sparsity is outside [0, 1].
     """
     if n_features % 2:
         raise ValueError("features come in pairs: n_features must be even")
@@ -137,7 +137,9 @@ def correlated_batch(
     pairs = (batch_size, len(sparsity), n_features // 2)
     pair_active = torch.rand(pairs, generator=generator, device=sparsity.device) >= sparsity[:, None]
     active = pair_active.repeat_interleave(2, dim=-1)
-    return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
+    return (
+        torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
+    )
 
 
 def anticorrelated_batch(
@@ -148,8 +150,8 @@ def anticorrelated_batch(
 ) -> Float[Tensor, "batch instances features"]:
     """Like `sparse_batch`, but of features 2k and 2k+1 at most one is active.
 
-    Each is still 0 with probability `sparsity`. Raises ValueError if `n_features` is odd or a sparsity is outside [1/2, 1]:
-    two features that exclude each other cannot both be active more than half of the time.
+    Each is still 0 with probability `sparsity`. Raises ValueError if `n_features` is odd or a sparsity is
+    outside [1/2, 1]: two features that exclude each other cannot both be active more than half of the time.
     """
     if n_features % 2:
         raise ValueError("features come in pairs: n_features must be even")
@@ -159,22 +161,29 @@ def anticorrelated_batch(
     draw = torch.rand(pairs, generator=generator, device=sparsity.device)
     first, second = draw < 1 - sparsity[:, None], draw >= sparsity[:, None]
     active = torch.stack([first, second], dim=-1).flatten(-2)
-    return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
+    return (
+        torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- models
+# ---- models
 
 
 class ToyModel(nn.Module):
-    """Squeeze the features into fewer dimensions and read them back: ReLU(W^T W x + b), in many instances at once."""
+    """Squeeze the features into fewer dimensions and read them back: ReLU(W^T W x + b), in many instances at
+    once."""
 
-    def __init__(self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None):
+    def __init__(
+        self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None
+    ):
         super().__init__()
         std = (2 / (n_features + n_hidden)) ** 0.5  # Xavier's
         self.W = nn.Parameter(std * torch.randn(n_instances, n_hidden, n_features, generator=generator))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
 
-    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
+    def forward(
+        self, x: Float[Tensor, "batch instances features"]
+    ) -> Float[Tensor, "batch instances features"]:
         """The reconstructed features, each at least 0."""
         hidden = torch.einsum("ihf,bif->bih", self.W, x)
         return (torch.einsum("ihf,bih->bif", self.W, hidden) + self.b).relu()
@@ -183,7 +192,9 @@ class ToyModel(nn.Module):
 class ReluHiddenModel(ToyModel):
     """The toy model with a ReLU on its hidden layer, which makes neurons of it: ReLU(W^T ReLU(W x) + b)."""
 
-    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
+    def forward(
+        self, x: Float[Tensor, "batch instances features"]
+    ) -> Float[Tensor, "batch instances features"]:
         """The reconstructed features, each at least 0."""
         neurons = torch.einsum("ihf,bif->bih", self.W, x).relu()
         return (torch.einsum("ihf,bih->bif", self.W, neurons) + self.b).relu()
@@ -192,14 +203,18 @@ class ReluHiddenModel(ToyModel):
 class AbsoluteValueModel(nn.Module):
     """One hidden layer of neurons that must compute |x| for every feature: ReLU(W_out ReLU(W_in x) + b)."""
 
-    def __init__(self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None):
+    def __init__(
+        self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None
+    ):
         super().__init__()
         std = (2 / (n_features + n_hidden)) ** 0.5
         self.W_in = nn.Parameter(std * torch.randn(n_instances, n_hidden, n_features, generator=generator))
         self.W_out = nn.Parameter(std * torch.randn(n_instances, n_features, n_hidden, generator=generator))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
 
-    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
+    def forward(
+        self, x: Float[Tensor, "batch instances features"]
+    ) -> Float[Tensor, "batch instances features"]:
         """The model's estimate of |x|."""
         neurons = torch.einsum("ihf,bif->bih", self.W_in, x).relu()
         return (torch.einsum("ifh,bih->bif", self.W_out, neurons) + self.b).relu()
@@ -208,10 +223,11 @@ class AbsoluteValueModel(nn.Module):
 def absolute_value_weights(
     n_features: int, n_hidden: int
 ) -> tuple[Float[Tensor, "hidden features"], Float[Tensor, "features hidden"], Float[Tensor, "features"]]:
-    """Weights written by hand, W_in, W_out and b, with which ReLU(W_out ReLU(W_in x) + b) is |x| without superposition.
+    """Weights written by hand, W_in, W_out and b, with which ReLU(W_out ReLU(W_in x) + b) is |x| without
+    superposition.
 
-    Two neurons a feature, since |x| = ReLU(x) + ReLU(-x): exact for the first n_hidden // 2 features (all of them if there
-    are neurons enough), 0 for the rest.
+    Two neurons a feature, since |x| = ReLU(x) + ReLU(-x): exact for the first n_hidden // 2 features (all of
+    them if there are neurons enough), 0 for the rest.
     """
     W_in, W_out = torch.zeros(n_hidden, n_features), torch.zeros(n_features, n_hidden)
     for feature in range(min(n_hidden // 2, n_features)):
@@ -220,7 +236,7 @@ def absolute_value_weights(
     return W_in, W_out, torch.zeros(n_features)
 
 
-# ------------------------------------------------------------------------------------------------- loss and training
+# ---- loss and training
 
 
 def importance_weighted_loss(
@@ -237,12 +253,12 @@ def strategy_losses(
 ) -> Float[Tensor, "3 *shape"]:
     """What three strategies for two features in one hidden dimension cost, by theory.
 
-    The features' importances are 1 and `importance`; each is active with probability p = 1 - sparsity, then uniform in
-    [0, 1]. The arguments broadcast. The strategies:
-    0. keep only the first feature, answer the second one's mean p/2: importance times its variance, p/3 - p^2/4;
-    1. keep only the second: the first one's variance;
-    2. both as an antipodal pair, W = [1, -1] and b = 0: wrong only where both are active, then by the smaller of the two
-       in both outputs: (1 + importance) p^2 / 6.
+    The features' importances are 1 and `importance`; each is active with probability p = 1 - sparsity, then
+    uniform in [0, 1]. The arguments broadcast. The strategies:
+    0. keep only the first feature, answer the second one's mean p/2: importance times its variance;
+    1. keep only the second: the first one's variance, p/3 - p^2/4;
+    2. both as an antipodal pair, W = [1, -1] and b = 0: wrong only where both are active, then by the smaller
+       of the two in both outputs: (1 + importance) p^2 / 6.
     """
     p = 1 - sparsity
     variance = p / 3 - p**2 / 4
@@ -259,10 +275,12 @@ def train(
     records: int = 100,
     label: str = "training",
 ) -> Float[Tensor, "records instances"]:
-    """Train every instance at once with Adam, the learning rate falling to 0 along a half cosine; return the loss curves.
+    """Train every instance at once with Adam, the learning rate falling to 0 along a half cosine; return the
+    loss curves.
 
-    `sample(batch_size)` draws a batch x, `loss(model(x), x)` gives one loss an instance. Each record is the mean loss over
-    a stretch of steps / records steps. Adam scales every parameter by itself, so instances do not share a learning rate.
+    `sample(batch_size)` draws a batch x, `loss(model(x), x)` gives one loss an instance. Each record is the
+    mean loss over a stretch of steps / records steps. Adam scales every parameter by itself, so instances do
+    not share a learning rate.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -278,15 +296,15 @@ def train(
     return torch.stack([part.mean(dim=0) for part in torch.stack(history).tensor_split(min(records, steps))])
 
 
-# ------------------------------------------------------------------------------------------------ naming what was found
+# ---- naming what was found
 
 
 def classify_geometry(W: Float[Tensor, "instances 2 features"], tolerance: float = 12.0) -> list[str]:
     """Name the arrangement of the features that are represented (||W_f|| > 1/2) in two dimensions.
 
-    Looks at the angles, in degrees, from each represented feature to the next: 90 is an "orthogonal pair" (two features),
-    four of 90 are "two antipodal pairs", five of 72 a "pentagon", three of 120 a "triangle", all within `tolerance`
-    degrees; anything else is "other".
+    Looks at the angles, in degrees, from each represented feature to the next: 90 is an "orthogonal pair"
+    (two features), four of 90 are "two antipodal pairs", five of 72 a "pentagon", three of 120 a "triangle",
+    all within `tolerance` degrees; anything else is "other".
     """
     shapes = {"orthogonal pair": (90.0, 270.0), "triangle": (120.0,) * 3}
     shapes |= {"two antipodal pairs": (90.0,) * 4, "pentagon": (72.0,) * 5}
@@ -295,8 +313,11 @@ def classify_geometry(W: Float[Tensor, "instances 2 features"], tolerance: float
         x, y = weights[:, weights.norm(dim=0) > 0.5]
         angles = torch.atan2(y, x).rad2deg().sort().values
         gaps = (torch.cat([angles, angles[:1] + 360]).diff() if len(angles) else angles).sort().values
-        fits = [name for name, shape in shapes.items() if len(shape) == len(gaps)
-                and (gaps - gaps.new_tensor(shape)).abs().max() <= tolerance]  # fmt: skip
+        fits = [
+            name
+            for name, shape in shapes.items()
+            if len(shape) == len(gaps) and (gaps - gaps.new_tensor(shape)).abs().max() <= tolerance
+        ]
         names.append(fits[0] if fits else "other")
     return names
 

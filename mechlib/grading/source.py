@@ -5,6 +5,7 @@ The format is described in docs/architecture.md. Ids, tags and points are derive
 
 from __future__ import annotations
 
+import base64
 import copy
 import difflib
 import hashlib
@@ -41,10 +42,13 @@ def read_source(path: Path, repository: str | None = None) -> NotebookNode:
             f"There is no source {path.name} in {path.parent.name}/: the source has its folder's name."
         )
     text = path.read_text(encoding="utf-8")
-    if "{{repository}}" in text:
-        text = text.replace("{{repository}}", repository or repository_url(path.parent))
+    if "{{repository}}" in text or "{{colab}}" in text:
+        repository = repository or repository_url(path.parent)
+        text = text.replace("{{repository}}", repository).replace("{{colab}}", colab_url(repository, path.stem))
     try:
         cells = jupytext.reads(text, fmt="py:percent").cells
+        for cell in cells:
+            _attach_pictures(cell, path.parent)
         return _notebook(cells)
     except SourceError as error:
         raise SourceError(f"{path.name}: {error}") from None
@@ -70,6 +74,24 @@ def code_hash(notebook: NotebookNode) -> str:
     """A short hash of the code cells alone: when it stays, the outputs may stay too."""
     code = "\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def colab_url(repository: str, chapter: str) -> str:
+    """The address that opens a chapter's notebook in Colab, for a repository on GitHub."""
+    name = repository.removeprefix("https://github.com/")
+    return f"https://colab.research.google.com/github/{name}/blob/main/chapters/{chapter}/{chapter}.ipynb"
+
+
+def _attach_pictures(cell: NotebookNode, folder: Path) -> None:
+    """Puts the PNG files that a prose cell shows into the cell, so that the notebook can travel alone."""
+    if cell.cell_type != "markdown":
+        return
+    for name in re.findall(r"!\[[^\]]*\]\(([\w-]+\.png)\)", cell.source):
+        if not (folder / name).is_file():
+            raise SourceError(f"the picture {name} does not lie beside the source.")
+        content = base64.b64encode((folder / name).read_bytes()).decode()
+        cell.setdefault("attachments", {})[name] = {"image/png": content}
+        cell.source = cell.source.replace(f"]({name})", f"](attachment:{name})")
 
 
 def repository_url(start: Path) -> str:

@@ -32,7 +32,7 @@ try:
     import mechlib
 except ImportError:  # in Colab, or in a bare folder: install it once; the torch that is already there stays
     # %pip install --quiet "mechlib @ git+{{repository}}"
-    pass
+    import mechlib
 
 import torch
 from einops import einsum
