@@ -87,9 +87,7 @@ def plot_features_in_plane(
         return _finish(figure, title)
 
 
-def plot_gram(
-    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
-) -> Figure:
+def plot_gram(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
     """W^T W of each instance: on the diagonal what is stored, off it which features interfere, with sign."""
     gram = torch.einsum("ihf,ihg->ifg", W, W).detach().float().cpu()
     limit = max(1.0, gram.abs().max().item())
@@ -138,13 +136,9 @@ def plot_dimensionality(
         ):
             flat = values.float().cpu().flatten()
             kept = flat[~flat.isnan()].numpy()
-            right.hist(
-                kept, bins, orientation="horizontal", histtype="step", color=colour, ls=style, label=label
-            )
+            right.hist(kept, bins, orientation="horizontal", histtype="step", color=colour, ls=style, label=label)
         right.set(xlabel="features", xscale="symlog")
-        right.legend(
-            loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, columnspacing=0.8, handlelength=1.2
-        )
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, columnspacing=0.8, handlelength=1.2)
         return _finish(figure, title)
 
 
@@ -185,9 +179,7 @@ def plot_phase_diagram(
     colours = ListedColormap(["#56B4E9", "#0072B2", "#F0C808", "#FFFFFF"])
     x, y = density.log10().tolist(), importance.log10().tolist()
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(phases), figsize=(2.9 * len(phases) + 1.2, 3.0), sharey=True, squeeze=False
-        )
+        figure, axes = plt.subplots(1, len(phases), figsize=(2.9 * len(phases) + 1.2, 3.0), sharey=True, squeeze=False)
         for axis, (name, phase) in zip(axes.flat, phases.items(), strict=True):
             norm = BoundaryNorm([-0.5, 0.5, 1.5, 2.5, 3.5], 4)
             mesh = axis.pcolormesh(x, y, phase.cpu().numpy(), cmap=colours, norm=norm, shading="nearest")
@@ -259,9 +251,7 @@ def plot_lines(
     names = [f"{float(value):g}" for value in (x.tolist() if isinstance(x, Tensor) else x)]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.8, 2.9))
-        for (name, y), style, marker in zip(
-            lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False
-        ):
+        for (name, y), style, marker in zip(lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False):
             values = y.detach().float().cpu().tolist() if isinstance(y, Tensor) else list(y)
             axis.plot(range(len(names)), values, marker=marker, ls=style, ms=4, lw=1.3, label=name)
         if reference is not None:
@@ -272,9 +262,7 @@ def plot_lines(
         return _finish(figure, title)
 
 
-def plot_neurons(
-    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
-) -> Figure:
+def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
     """Each neuron's weights, stacked: a bar a neuron, a block a feature (up: positive, down: negative).
 
     One block above the line is a monosemantic neuron; darker blocks are more important features.
@@ -282,9 +270,7 @@ def plot_neurons(
     W = W.detach().float().cpu()
     instances, neurons, features = W.shape
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False
-        )
+        figure, axes = plt.subplots(1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False)
         shades = plt.colormaps["viridis"](torch.linspace(0, 0.95, features).numpy())
         for axis, weights, label in zip(axes.flat, W, labels, strict=True):
             up, down = torch.zeros(neurons), torch.zeros(neurons)

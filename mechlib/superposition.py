@@ -85,6 +85,16 @@ def polysemanticity(
 # ---- sparse data
 
 
+def _check_sparsity(sparsity: Float[Tensor, "instances"], lowest: float = 0.0) -> None:
+    if not ((sparsity >= lowest) & (sparsity <= 1)).all():
+        raise ValueError(f"sparsity is the probability of being 0: here it must lie in [{lowest:g}, 1]")
+
+
+def _check_pairs(n_features: int) -> None:
+    if n_features % 2:
+        raise ValueError("features come in pairs: n_features must be even")
+
+
 def sparse_batch(
     batch_size: int,
     n_features: int,
@@ -96,8 +106,7 @@ def sparse_batch(
     Which features are active and how large they are is drawn independently. The batch has the device and
     dtype of `sparsity`. Raises ValueError if a sparsity is outside [0, 1].
     """
-    if not ((sparsity >= 0) & (sparsity <= 1)).all():
-        raise ValueError("sparsity is a probability: it must lie in [0, 1]")
+    _check_sparsity(sparsity)
     shape = (batch_size, len(sparsity), n_features)
     active = torch.rand(shape, generator=generator, device=sparsity.device) >= sparsity[:, None]
     magnitude = torch.rand(shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype)
@@ -111,8 +120,7 @@ def signed_sparse_batch(
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "batch instances features"]:
     """Like `sparse_batch`, but an active feature is uniform in [-1, 1]."""
-    if not ((sparsity >= 0) & (sparsity <= 1)).all():
-        raise ValueError("sparsity is a probability: it must lie in [0, 1]")
+    _check_sparsity(sparsity)
     shape = (batch_size, len(sparsity), n_features)
     active = torch.rand(shape, generator=generator, device=sparsity.device) >= sparsity[:, None]
     magnitude = torch.rand(shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype)
@@ -130,16 +138,12 @@ def correlated_batch(
     Each is still 0 with probability `sparsity`, and their magnitudes are independent. Raises ValueError if
     `n_features` is odd or a sparsity is outside [0, 1].
     """
-    if n_features % 2:
-        raise ValueError("features come in pairs: n_features must be even")
-    if not ((sparsity >= 0) & (sparsity <= 1)).all():
-        raise ValueError("sparsity is a probability: it must lie in [0, 1]")
+    _check_pairs(n_features)
+    _check_sparsity(sparsity)
     pairs = (batch_size, len(sparsity), n_features // 2)
     pair_active = torch.rand(pairs, generator=generator, device=sparsity.device) >= sparsity[:, None]
     active = pair_active.repeat_interleave(2, dim=-1)
-    return (
-        torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
-    )
+    return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
 
 
 def anticorrelated_batch(
@@ -153,37 +157,33 @@ def anticorrelated_batch(
     Each is still 0 with probability `sparsity`. Raises ValueError if `n_features` is odd or a sparsity is
     outside [1/2, 1]: two features that exclude each other cannot both be active more than half of the time.
     """
-    if n_features % 2:
-        raise ValueError("features come in pairs: n_features must be even")
-    if not ((sparsity >= 0.5) & (sparsity <= 1)).all():
-        raise ValueError("two features that exclude each other need a sparsity in [1/2, 1]")
+    _check_pairs(n_features)
+    _check_sparsity(sparsity, lowest=0.5)
     pairs = (batch_size, len(sparsity), n_features // 2)
     draw = torch.rand(pairs, generator=generator, device=sparsity.device)
     first, second = draw < 1 - sparsity[:, None], draw >= sparsity[:, None]
     active = torch.stack([first, second], dim=-1).flatten(-2)
-    return (
-        torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
-    )
+    return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
 
 
 # ---- models
+
+
+def _xavier(instances: int, rows: int, columns: int, generator: torch.Generator | None) -> Tensor:
+    """Random starting weights of Xavier's size, different in each instance."""
+    return torch.randn(instances, rows, columns, generator=generator) * (2 / (rows + columns)) ** 0.5
 
 
 class ToyModel(nn.Module):
     """Squeeze the features into fewer dimensions and read them back: ReLU(W^T W x + b), in many instances at
     once."""
 
-    def __init__(
-        self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None
-    ):
+    def __init__(self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None):
         super().__init__()
-        std = (2 / (n_features + n_hidden)) ** 0.5  # Xavier's
-        self.W = nn.Parameter(std * torch.randn(n_instances, n_hidden, n_features, generator=generator))
+        self.W = nn.Parameter(_xavier(n_instances, n_hidden, n_features, generator))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
 
-    def forward(
-        self, x: Float[Tensor, "batch instances features"]
-    ) -> Float[Tensor, "batch instances features"]:
+    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
         """The reconstructed features, each at least 0."""
         hidden = torch.einsum("ihf,bif->bih", self.W, x)
         return (torch.einsum("ihf,bih->bif", self.W, hidden) + self.b).relu()
@@ -192,9 +192,7 @@ class ToyModel(nn.Module):
 class ReluHiddenModel(ToyModel):
     """The toy model with a ReLU on its hidden layer, which makes neurons of it: ReLU(W^T ReLU(W x) + b)."""
 
-    def forward(
-        self, x: Float[Tensor, "batch instances features"]
-    ) -> Float[Tensor, "batch instances features"]:
+    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
         """The reconstructed features, each at least 0."""
         neurons = torch.einsum("ihf,bif->bih", self.W, x).relu()
         return (torch.einsum("ihf,bih->bif", self.W, neurons) + self.b).relu()
@@ -203,18 +201,13 @@ class ReluHiddenModel(ToyModel):
 class AbsoluteValueModel(nn.Module):
     """One hidden layer of neurons that must compute |x| for every feature: ReLU(W_out ReLU(W_in x) + b)."""
 
-    def __init__(
-        self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None
-    ):
+    def __init__(self, n_instances: int, n_features: int, n_hidden: int, generator: torch.Generator | None = None):
         super().__init__()
-        std = (2 / (n_features + n_hidden)) ** 0.5
-        self.W_in = nn.Parameter(std * torch.randn(n_instances, n_hidden, n_features, generator=generator))
-        self.W_out = nn.Parameter(std * torch.randn(n_instances, n_features, n_hidden, generator=generator))
+        self.W_in = nn.Parameter(_xavier(n_instances, n_hidden, n_features, generator))
+        self.W_out = nn.Parameter(_xavier(n_instances, n_features, n_hidden, generator))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
 
-    def forward(
-        self, x: Float[Tensor, "batch instances features"]
-    ) -> Float[Tensor, "batch instances features"]:
+    def forward(self, x: Float[Tensor, "batch instances features"]) -> Float[Tensor, "batch instances features"]:
         """The model's estimate of |x|."""
         neurons = torch.einsum("ihf,bif->bih", self.W_in, x).relu()
         return (torch.einsum("ifh,bih->bif", self.W_out, neurons) + self.b).relu()

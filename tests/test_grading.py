@@ -211,9 +211,7 @@ def test_only_one_number_within_bounds_earns_points(outputs, points):
 
 
 def test_a_failed_check_shows_its_message_alone():
-    cell = check_cell(
-        new_output("error", ename="CheckFailed", evalue="Swap them.", traceback=["a", "long", "way"])
-    )
+    cell = check_cell(new_output("error", ename="CheckFailed", evalue="Swap them.", traceback=["a", "long", "way"]))
     settle(cell, Run())
     assert cell.outputs[0].traceback == ["Swap them."]
 
@@ -223,9 +221,7 @@ def test_a_failed_check_shows_its_message_alone():
 
 def test_grades_of_other_students_and_chapters_stay(tmp_path):
     path = tmp_path / "grades.csv"
-    report.write_grades(
-        path, [report.Row("ann", "01_a", 2, scores={"a.x": 1.0}), report.Row("bob", "01_a", 2)], False
-    )
+    report.write_grades(path, [report.Row("ann", "01_a", 2, scores={"a.x": 1.0}), report.Row("bob", "01_a", 2)], False)
     report.write_grades(path, [report.Row("ann", "02_b", 3, scores={"b.y": 2.0})], False)
     report.write_grades(path, [report.Row("bob", "01_a", 2, scores={"a.x": 2.0})], True)
     rows = report.read_grades(path)

@@ -82,9 +82,7 @@ def test_zero_features_are_zero_and_never_nan():
 @settings(deadline=None, max_examples=40)
 @given(sizes, sizes, sizes, st.integers(0, 2**31))
 def test_geometry_matches_its_definition(instances, hidden, features, seed):
-    W = torch.randn(
-        instances, hidden, features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    W = torch.randn(instances, hidden, features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     index, dimensionality = torch.zeros(2, instances, features, dtype=torch.float64)
     for i in range(instances):
         for f in range(features):
@@ -243,9 +241,7 @@ def test_absolute_value_weights_are_exact(features, hidden):
 def test_absolute_value_model_holds_the_handmade_weights():
     model = sp.AbsoluteValueModel(2, 4, 6, torch.Generator().manual_seed(0))
     W_in, W_out, b = sp.absolute_value_weights(4, 6)
-    model.load_state_dict(
-        {"W_in": W_in.expand(2, -1, -1), "W_out": W_out.expand(2, -1, -1), "b": b.expand(2, -1)}
-    )
+    model.load_state_dict({"W_in": W_in.expand(2, -1, -1), "W_out": W_out.expand(2, -1, -1), "b": b.expand(2, -1)})
     x = torch.randn(9, 2, 4)
     torch.testing.assert_close(model(x), x.abs() * torch.tensor([1.0, 1, 1, 0]))
 
@@ -327,10 +323,7 @@ def test_everything_stays_on_the_inputs_device():
             fake = {name: torch.randn(value.shape, device="cuda") for name, value in model.named_parameters()}
             assert torch.func.functional_call(model, fake, x).device.type == "cuda"
         assert sp.importance_weighted_loss(x, x, torch.ones(5, device="cuda")).device.type == "cuda"
-        assert (
-            sp.strategy_losses(torch.rand(4, device="cuda"), torch.rand(4, device="cuda")).device.type
-            == "cuda"
-        )
+        assert sp.strategy_losses(torch.rand(4, device="cuda"), torch.rand(4, device="cuda")).device.type == "cuda"
         assert sp.share_near(W, [0.5, 1.0]).device.type == "cuda"
 
 

@@ -71,12 +71,7 @@ def bootstrap(options):
     python = venv_python(options.venv)
     stamp = read_stamp(options.venv)
     key = fingerprint(options.constraints)
-    if (
-        stamp
-        and stamp["key"] == key
-        and set(options.extras) <= set(stamp["extras"])
-        and os.path.exists(python)
-    ):
+    if stamp and stamp["key"] == key and set(options.extras) <= set(stamp["extras"]) and os.path.exists(python):
         tell_which_python(stamp["python"])
         return
 
@@ -90,9 +85,7 @@ def bootstrap(options):
         make_venv(options.venv)
 
     log = os.path.join(options.venv, "install.log")
-    say(
-        "Installing mechlib[{0}] into {1}: a few minutes, once.".format(",".join(extras), short(options.venv))
-    )
+    say("Installing mechlib[{0}] into {1}: a few minutes, once.".format(",".join(extras), short(options.venv)))
     open(log, "w").close()
     constraints = ["-c", os.path.join(ROOT, options.constraints)] if options.constraints else []
     if not has_torch(options.venv) and sys.platform.startswith("linux"):
@@ -122,9 +115,7 @@ def check_version(version, executable=None):
     newer = newer_python()
     if newer:
         raise Stop(message + "There is a newer one on this machine: run `make lab PYTHON={0}`.".format(newer))
-    raise Stop(
-        message + "Install a newer one from {0}, then run `make lab PYTHON=python3.12`.".format(DOWNLOADS)
-    )
+    raise Stop(message + "Install a newer one from {0}, then run `make lab PYTHON=python3.12`.".format(DOWNLOADS))
 
 
 def newer_python():
@@ -132,9 +123,7 @@ def newer_python():
     for minor in (13, 12, 11, 14):
         name = "python3.{0}".format(minor)
         try:
-            code = subprocess.call(
-                [name, "-c", "import ensurepip"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+            code = subprocess.call([name, "-c", "import ensurepip"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except (OSError, ValueError):
             continue
         if code == 0:
@@ -184,11 +173,7 @@ def pip_has_its_own_index(python):
 
 
 def venv_python(venv):
-    return (
-        os.path.join(venv, "Scripts", "python.exe")
-        if os.name == "nt"
-        else os.path.join(venv, "bin", "python")
-    )
+    return os.path.join(venv, "Scripts", "python.exe") if os.name == "nt" else os.path.join(venv, "bin", "python")
 
 
 def has_torch(venv):
@@ -196,9 +181,7 @@ def has_torch(venv):
     if os.name == "nt":
         return os.path.isdir(os.path.join(libraries, "site-packages", "torch"))
     names = os.listdir(libraries) if os.path.isdir(libraries) else []
-    return any(
-        os.path.isfile(os.path.join(libraries, n, "site-packages", "torch", "version.py")) for n in names
-    )
+    return any(os.path.isfile(os.path.join(libraries, n, "site-packages", "torch", "version.py")) for n in names)
 
 
 def make_venv(venv):
@@ -216,9 +199,7 @@ def make_venv(venv):
         )
     say("Making a virtual environment in {0} with Python {1}.{2}.".format(short(venv), *sys.version_info[:2]))
     command = [sys.executable, "-m", "venv", "--clear", venv]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     output = process.communicate()[0]
     if process.returncode:
         explain(output)
@@ -268,13 +249,9 @@ def pip(python, arguments, log):
     if code:
         explain("".join(lines))
         tail = "".join(lines[-15:]).rstrip()
-        message = "{0}\npip could not install everything; its whole output is in {1}.".format(
-            tail, short(log)
-        )
+        message = "{0}\npip could not install everything; its whole output is in {1}.".format(tail, short(log))
         if sys.version_info[:2] > NEWEST_TESTED:
-            message += " The course is tested with Python {0}.{1} to {2}.{3}: ".format(
-                *OLDEST + NEWEST_TESTED
-            )
+            message += " The course is tested with Python {0}.{1} to {2}.{3}: ".format(*OLDEST + NEWEST_TESTED)
             message += "`make clean`, then `make lab PYTHON=python{0}.{1}`.".format(*NEWEST_TESTED)
         raise Stop(message)
 
@@ -284,9 +261,7 @@ def progress(line):
         return
     found = re.match(r"\s*(Collecting|Downloading|Building|Installing) ?([^\s<>=!~;]*)", line)
     if found:
-        text = "  {0} {1}".format(found.group(1).lower(), found.group(2)).replace(
-            "installing collected", "unpacking"
-        )
+        text = "  {0} {1}".format(found.group(1).lower(), found.group(2)).replace("installing collected", "unpacking")
         sys.stdout.write("\r" + text[:78].ljust(79))
     elif not line:
         sys.stdout.write("\r" + " " * 79 + "\r")
@@ -306,11 +281,7 @@ def explain(output):
     )
     if re.search(offline, output):
         host = CPU_INDEX.split("/")[2]
-        hint = (
-            " (with TORCH=default, if it is only {0} that you cannot reach)".format(host)
-            if host in output
-            else ""
-        )
+        hint = " (with TORCH=default, if it is only {0} that you cannot reach)".format(host) if host in output else ""
         raise Stop(
             "The packages could not be downloaded: check the network and the proxy, and run the same command "
             "again{0}.".format(hint)

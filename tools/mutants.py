@@ -33,7 +33,48 @@ PAGE = Path(__file__).parents[1] / "docs" / "mutants.md"
 NEEDS_ARGUMENTS = {"core/VariableReplacer", "core/VariableInserter"}
 
 # (exercise, the changed line as it reads in the mutant) -> why that is still a right answer.
-REASONS: dict[tuple[str, str], str] = {}
+NEVER = "a uniform draw that is exactly equal has probability 2^-24"
+NORM = "a norm is never negative, so this says the same"
+EVEN = "2 * feature is even, so setting or flipping its last bit adds 1"
+REASONS: dict[tuple[str, str], str] = {
+    ("superposition.superposition_index", "unit = W / norms.where(norms != 0, torch.ones_like(norms))"): NORM,
+    (
+        "superposition.sparse_batch",
+        "active = torch.rand(shape, generator=generator, device=sparsity.device) > sparsity[:, None]",
+    ): NEVER,
+    (
+        "superposition.correlated_batch",
+        "pair_active = torch.rand(pairs, generator=generator, device=sparsity.device) > sparsity[:, None]",
+    ): NEVER,
+    ("superposition.feature_dimensionality", "unit = W / norms.where(norms != 0, torch.ones_like(norms))"): NORM,
+    (
+        "superposition.feature_dimensionality",
+        "return norms.squeeze(-2) ** 2 / shared.where(shared != 0, torch.ones_like(shared))",
+    ): "a sum of squares is never negative, so this says the same",
+    **{
+        (
+            "superposition.feature_dimensionality",
+            f"unit = W / norms.where(norms {comparison}, torch.ones_like(norms))",
+        ): "0 / 0 gives NaN for a column of zeros, and the guard in the next line turns it into the right 0"
+        for comparison in ("> -1", ">= 0")
+    },
+    (
+        "superposition.polysemanticity",
+        "return ((response > 0) * (response >= threshold * largest)).sum(dim=-1)",
+    ): "for truth values `*` is `&`",
+    (
+        "superposition.polysemanticity",
+        "return ((response != 0) & (response >= threshold * largest)).sum(dim=-1)",
+    ): "after a ReLU nothing is negative",
+    **{
+        ("superposition.absolute_value_weights", line.replace("+", operator)): EVEN
+        for operator in "|^"
+        for line in (
+            "W_in[2 * feature, feature], W_in[2 * feature + 1, feature] = (1.0, -1.0)",
+            "W_out[feature, 2 * feature] = W_out[feature, 2 * feature + 1] = 1.0",
+        )
+    },
+}
 
 
 def plain_source(reference: Any) -> str:

@@ -45,9 +45,7 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> None:
         try:
             client.execute()
         except CellExecutionError as error:
-            raise ExecutionFailed(
-                f"a cell failed with {error.ename}: {error.evalue}\n{error.traceback}"
-            ) from None
+            raise ExecutionFailed(f"a cell failed with {error.ename}: {error.evalue}\n{error.traceback}") from None
         except (CellTimeoutError, DeadKernelError) as error:
             raise ExecutionFailed(f"the notebook did not finish: {error}") from None
         tidy(notebook, machine_paths=[folder, sys.prefix])
@@ -55,9 +53,7 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> None:
 
 def tidy(notebook: NotebookNode, machine_paths: list[str]) -> None:
     """Drop warnings, progress widgets and heavy HTML; refuse outputs that name this machine's folders."""
-    notebook.metadata["language_info"] = dict(
-        NOTEBOOK_METADATA["language_info"]
-    )  # the kernel put its version in
+    notebook.metadata["language_info"] = dict(NOTEBOOK_METADATA["language_info"])  # the kernel put its version in
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if _is_kept(output)]

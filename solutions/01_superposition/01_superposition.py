@@ -183,7 +183,7 @@ class ToyModel(nn.Module):
     def __init__(self, n_instances: int, n_features: int, n_hidden: int):
         super().__init__()
         ### BEGIN SOLUTION
-        self.W = nn.Parameter(torch.randn(n_instances, n_hidden, n_features) * (2 / (n_features + n_hidden)) ** 0.5)
+        self.W = nn.Parameter(0.3 * torch.randn(n_instances, n_hidden, n_features))
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
         ### END SOLUTION
 
