@@ -94,7 +94,8 @@ def sparse_batch(
     """Features that are 0 with probability `sparsity` (one number an instance), else uniform in [0, 1].
 
     Which features are active and how large they are is drawn independently. The batch has the device and
-    dtype of `sparsity`. Raises ValueError if a sparsity is outside [0, 1].
+    dtype of `sparsity`; a generator, if given, must live on that device too. Raises ValueError if a sparsity
+    is outside [0, 1].
     """
     if not ((sparsity >= 0) & (sparsity <= 1)).all():
         raise ValueError("sparsity is a probability: it must lie in [0, 1]")
