@@ -6,15 +6,19 @@ colour-blind readers and in greyscale. Figures are small on purpose: a solved no
 stay light.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from jaxtyping import Float, Int
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from mechlib.superposition import strategy_losses
 
 COLOURS = [
     "#0072B2",
@@ -45,9 +49,18 @@ SIGNED = "RdBu_r"  # red above zero, blue below; always drawn with limits symmet
 def _finish(figure: Figure, title: str) -> Figure:
     """Write the title and close the figure, so that a notebook shows it once: as the value of its cell."""
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(textwrap.fill(title, int(13.5 * figure.get_figwidth())), fontsize=10)
     plt.close(figure)
     return figure
+
+
+def _sparsity_axis(axis: Axes, sparsity: Tensor) -> None:
+    """A logarithmic axis for 1 / (1 - S), with plain numbers."""
+    low, high = (1 / (1 - sparsity.float().cpu())).aminmax()
+    ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 20, 50, 100) if 0.8 * low <= tick <= 1.1 * high]
+    axis.set(xscale="log", xlabel="1 / (1 - S): sparser to the right")
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 
 
 def plot_features_in_plane(
@@ -87,7 +100,9 @@ def plot_features_in_plane(
         return _finish(figure, title)
 
 
-def plot_gram(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
+def plot_gram(
+    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
+) -> Figure:
     """W^T W of each instance: on the diagonal what is stored, off it which features interfere, with sign."""
     gram = torch.einsum("ihf,ihg->ifg", W, W).detach().float().cpu()
     limit = max(1.0, gram.abs().max().item())
@@ -109,36 +124,34 @@ def plot_dimensionality(
     plateaus: dict[str, float],
     title: str = "",
 ) -> Figure:
-    """Each stored feature's dimensionality against 1 / (1 - S), with lines at the plateaus; right, beside a
-    control.
+    """Each stored feature's dimensionality against 1 / (1 - S), beside a control, with lines at the plateaus.
 
-    Features that are not stored should be NaN in both tensors: they are left out.
+    Right, how many features have each dimensionality. Features that are not stored should be NaN in both.
     """
     density = 1 / (1 - sparsity.float().cpu())
     jitter = torch.linspace(-0.02, 0.02, dimensionality.shape[1])
+    bins = torch.linspace(0, 1.02, 52).tolist()
+    sides = (("trained", dimensionality, COLOURS[0], "-", 1.0), ("control", control, "0.55", "--", 1.06))
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), sharey=True, width_ratios=[2.6, 1])
-        for name, value in plateaus.items():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.6), sharey=True, width_ratios=[2.6, 1])
+        for k, (name, value) in enumerate(plateaus.items()):
             for axis in (left, right):
-                axis.axhline(value, color="0.75", lw=0.8, zorder=0)
-            right.annotate(name, (1.02, value), xycoords=("axes fraction", "data"), fontsize=7, va="center")
-        x = density[:, None] * jitter.exp()
-        left.scatter(x, dimensionality.float().cpu(), s=4, alpha=0.5, color=COLOURS[0], linewidths=0)
-        left.set(
-            xscale="log",
-            xlabel="1 / (1 - S), log scale: sparser to the right",
-            ylabel="dimensionality of a feature",
-        )
-        bins = torch.linspace(0, 1.02, 52).tolist()
-        for values, label, colour, style in (
-            (dimensionality, "trained", COLOURS[0], "-"),
-            (control, "control", "0.25", "--"),
-        ):
-            flat = values.float().cpu().flatten()
-            kept = flat[~flat.isnan()].numpy()
-            right.hist(kept, bins, orientation="horizontal", histtype="step", color=colour, ls=style, label=label)
-        right.set(xlabel="features", xscale="symlog")
-        right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2, columnspacing=0.8, handlelength=1.2)
+                axis.axhline(value, color="0.8", lw=0.8, zorder=0)
+            where = (1.03 + 0.14 * (k % 2), value)
+            right.annotate(name, where, xycoords=("axes fraction", "data"), fontsize=7.5, va="center")
+        for label, values, colour, style, shift in sides:
+            values = values.float().cpu()
+            x = density[:, None] * shift * jitter.exp()
+            left.scatter(x, values, s=4, alpha=0.5, color=colour, linewidths=0)
+            kept = values[~values.isnan()].numpy()
+            right.hist(
+                kept, bins, orientation="horizontal", histtype="step", color=colour, ls=style, label=label
+            )
+        _sparsity_axis(left, sparsity)
+        left.set(ylabel="dimensionality of a feature")
+        right.set(xlabel="features (log)", xscale="symlog")
+        right.set_xticks([0, 10, 100], ["0", "10", "100"])
+        right.legend(loc="upper right", bbox_to_anchor=(1.0, 0.97))
         return _finish(figure, title)
 
 
@@ -150,16 +163,13 @@ def plot_dimensions_per_feature(
         figure, axis = plt.subplots(figsize=(4.6, 2.8))
         for value, name in ((1.0, "1: a dimension each"), (0.5, "1/2: antipodal pairs")):
             axis.axhline(value, color="0.75", lw=0.8, zorder=0)
+            where = (0.98, value)
             axis.annotate(
-                name, (0.98, value), xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom", ha="right"
+                name, where, xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom", ha="right"
             )
         axis.plot(1 / (1 - sparsity.float().cpu()), dimensions.detach().float().cpu(), "o-", ms=3, lw=1)
-        axis.set(
-            xscale="log",
-            xlabel="1 / (1 - S), log scale: sparser to the right",
-            ylabel=r"$D^* = m / \|W\|_F^2$",
-        )
-        axis.set_ylim(0, 1.15)
+        _sparsity_axis(axis, sparsity)
+        axis.set(ylabel=r"$D^* = m \,/\, ||W||_F^2$", ylim=(0, 1.15))
         return _finish(figure, title)
 
 
@@ -172,26 +182,29 @@ def plot_phase_diagram(
     phases: dict[str, Int[Tensor, "rows columns"]],
     title: str = "",
 ) -> Figure:
-    """One map for each entry of `phases`: which of `PHASES` was found at each importance and density.
+    """Theory's best strategy for two features in one dimension, then one map for each entry of `phases`.
 
-    The map named "theory" is also outlined on the others.
+    A map says which of `PHASES` was found at each relative importance and density, both spaced evenly in
+    their logarithms; theory's boundary is drawn on it.
     """
-    colours = ListedColormap(["#56B4E9", "#0072B2", "#F0C808", "#FFFFFF"])
-    x, y = density.log10().tolist(), importance.log10().tolist()
+    colours = ListedColormap(["#3B3B8F", "#5FA8D3", "#FBE58A", "#FFFFFF"])
+    x, y = density.log10().cpu(), importance.log10().cpu()
+    fine_x, fine_y = torch.linspace(x[0], x[-1], 300), torch.linspace(y[0], y[-1], 300)
+    theory = strategy_losses(1 - 10 ** fine_x[None], 10 ** fine_y[:, None]).argmin(dim=0)
+    maps = {"theory": (fine_x, fine_y, theory)} | {
+        name: (x, y, phase.cpu()) for name, phase in phases.items()
+    }
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(phases), figsize=(2.9 * len(phases) + 1.2, 3.0), sharey=True, squeeze=False)
-        for axis, (name, phase) in zip(axes.flat, phases.items(), strict=True):
-            norm = BoundaryNorm([-0.5, 0.5, 1.5, 2.5, 3.5], 4)
-            mesh = axis.pcolormesh(x, y, phase.cpu().numpy(), cmap=colours, norm=norm, shading="nearest")
-            if "theory" in phases and name != "theory":
-                for strategy in range(3):
-                    inside = (phases["theory"] == strategy).float().cpu().numpy()
-                    axis.contour(x, y, inside, [0.5], colors="black", linewidths=1.2)
-            ticks = [-1.0, 0.0, 1.0]
-            axis.set_yticks(ticks, ["0.1", "1", "10"])
-            axis.set_xticks([t for t in (-2.0, -1.5, -1.0, -0.5, 0.0) if t >= min(x) - 0.01])
-            axis.set_xticklabels([f"{10**t:.2g}" for t in axis.get_xticks()])
-            axis.set(title=name, xlabel="density 1 - S (sparser to the left)")
+        size = (2.6 * len(maps) + 1.4, 3.1)
+        figure, axes = plt.subplots(1, len(maps), figsize=size, sharey=True, squeeze=False)
+        for axis, (name, (columns, rows, phase)) in zip(axes.flat, maps.items(), strict=True):
+            mesh = axis.pcolormesh(columns, rows, phase, cmap=colours, vmin=-0.5, vmax=3.5, shading="nearest")
+            for strategy in range(3):
+                axis.contour(fine_x, fine_y, theory == strategy, [0.5], colors="black", linewidths=0.8)
+            ticks = [tick for tick in (0.01, 0.03, 0.1, 0.3, 1.0) if tick >= 0.9 * density.min()]
+            axis.set_xticks(torch.tensor(ticks).log10().tolist(), [f"{tick:g}" for tick in ticks])
+            axis.set_yticks([-1.0, 0.0, 1.0], ["0.1", "1", "10"])
+            axis.set(title=name, xlabel="density 1 - S")
         axes[0, 0].set_ylabel("importance of feature 2 / feature 1")
         bar = figure.colorbar(mesh, ax=axes, ticks=range(4), shrink=0.9)
         bar.set_ticklabels(PHASES)
@@ -227,13 +240,13 @@ def plot_loss_curves(
 ) -> Figure:
     """Loss against training step, one line for each named curve, on a logarithmic scale."""
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(4.6, 2.8))
+        figure, axis = plt.subplots(figsize=(5.6, 2.8))
         styles = ["-", "--", "-.", ":"]
         for k, (name, curve) in enumerate(curves.items()):
             at = (torch.arange(len(curve)) + 0.5) * steps / len(curve)
             axis.plot(at, curve.detach().float().cpu(), label=name, ls=styles[k % 4], lw=1.4)
         axis.set(xlabel="training step", ylabel=ylabel, yscale="log")
-        axis.legend()
+        figure.legend(loc="outside right center")
         return _finish(figure, title)
 
 
@@ -250,19 +263,23 @@ def plot_lines(
     """A few named lines over evenly spaced, labelled positions x; `reference` is a horizontal one."""
     names = [f"{float(value):g}" for value in (x.tolist() if isinstance(x, Tensor) else x)]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(4.8, 2.9))
-        for (name, y), style, marker in zip(lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False):
+        figure, axis = plt.subplots(figsize=(6.4, 2.9))
+        for (name, y), style, marker in zip(
+            lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False
+        ):
             values = y.detach().float().cpu().tolist() if isinstance(y, Tensor) else list(y)
             axis.plot(range(len(names)), values, marker=marker, ls=style, ms=4, lw=1.3, label=name)
         if reference is not None:
             axis.axhline(reference, color="0.5", lw=0.9, ls=(0, (6, 3)), zorder=0, label=reference_label)
         axis.set_xticks(range(len(names)), names)
         axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
-        axis.legend()
+        figure.legend(loc="outside right center")
         return _finish(figure, title)
 
 
-def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
+def plot_neurons(
+    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
+) -> Figure:
     """Each neuron's weights, stacked: a bar a neuron, a block a feature (up: positive, down: negative).
 
     One block above the line is a monosemantic neuron; darker blocks are more important features.
@@ -270,7 +287,9 @@ def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence
     W = W.detach().float().cpu()
     instances, neurons, features = W.shape
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(
+            1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False
+        )
         shades = plt.colormaps["viridis"](torch.linspace(0, 0.95, features).numpy())
         for axis, weights, label in zip(axes.flat, W, labels, strict=True):
             up, down = torch.zeros(neurons), torch.zeros(neurons)

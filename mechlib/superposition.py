@@ -104,7 +104,8 @@ def sparse_batch(
     """Features that are 0 with probability `sparsity` (one number an instance), else uniform in [0, 1].
 
     Which features are active and how large they are is drawn independently. The batch has the device and
-    dtype of `sparsity`. Raises ValueError if a sparsity is outside [0, 1].
+    dtype of `sparsity`; a generator, if given, must live on that device too. Raises ValueError if a sparsity
+    is outside [0, 1].
     """
     _check_sparsity(sparsity)
     shape = (batch_size, len(sparsity), n_features)

@@ -1,1 +1,1 @@
-"""How everything that ships in `mechlib/data` was made: run `python -m mechlib.recipes.NAME` to make it again."""
+"""How everything in `mechlib/data` was made: `python -m mechlib.recipes.NAME` makes it again."""

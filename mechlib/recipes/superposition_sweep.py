@@ -2,8 +2,9 @@
 
     python -m mechlib.recipes.superposition_sweep
 
-trains one toy model at each of 20 sparsities, all at once, and writes `mechlib/data/superposition_sweep.safetensors`.
-One seed; five to eight minutes on one core. `load()` reads the file back.
+trains one toy model at each of 20 sparsities, all at once, and writes
+`mechlib/data/superposition_sweep.safetensors`. One seed; four to eight minutes on one core.
+`load()` reads the file back.
 """
 
 import time
@@ -41,7 +42,7 @@ def load() -> dict[str, Tensor]:
 
 
 def random_directions(W: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Gaussian directions with the norms of W's columns: what the same norms look like without any geometry."""
+    """Gaussian directions with the norms of W's columns: the same norms without any geometry."""
     directions = torch.randn(W.shape, generator=generator)
     return directions / directions.norm(dim=-2, keepdim=True) * W.norm(dim=-2, keepdim=True)
 
