@@ -100,9 +100,7 @@ def plot_features_in_plane(
         return _finish(figure, title)
 
 
-def plot_gram(
-    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
-) -> Figure:
+def plot_gram(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
     """W^T W of each instance: on the diagonal what is stored, off it which features interfere, with sign."""
     gram = torch.einsum("ihf,ihg->ifg", W, W).detach().float().cpu()
     limit = max(1.0, gram.abs().max().item())
@@ -144,9 +142,7 @@ def plot_dimensionality(
             x = density[:, None] * shift * jitter.exp()
             left.scatter(x, values, s=4, alpha=0.5, color=colour, linewidths=0)
             kept = values[~values.isnan()].numpy()
-            right.hist(
-                kept, bins, orientation="horizontal", histtype="step", color=colour, ls=style, label=label
-            )
+            right.hist(kept, bins, orientation="horizontal", histtype="step", color=colour, ls=style, label=label)
         _sparsity_axis(left, sparsity)
         left.set(ylabel="dimensionality of a feature")
         right.set(xlabel="features (log)", xscale="symlog")
@@ -164,9 +160,7 @@ def plot_dimensions_per_feature(
         for value, name in ((1.0, "1: a dimension each"), (0.5, "1/2: antipodal pairs")):
             axis.axhline(value, color="0.75", lw=0.8, zorder=0)
             where = (0.98, value)
-            axis.annotate(
-                name, where, xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom", ha="right"
-            )
+            axis.annotate(name, where, xycoords=("axes fraction", "data"), fontsize=7.5, va="bottom", ha="right")
         axis.plot(1 / (1 - sparsity.float().cpu()), dimensions.detach().float().cpu(), "o-", ms=3, lw=1)
         _sparsity_axis(axis, sparsity)
         axis.set(ylabel=r"$D^* = m \,/\, ||W||_F^2$", ylim=(0, 1.15))
@@ -191,9 +185,7 @@ def plot_phase_diagram(
     x, y = density.log10().cpu(), importance.log10().cpu()
     fine_x, fine_y = torch.linspace(x[0], x[-1], 300), torch.linspace(y[0], y[-1], 300)
     theory = strategy_losses(1 - 10 ** fine_x[None], 10 ** fine_y[:, None]).argmin(dim=0)
-    maps = {"theory": (fine_x, fine_y, theory)} | {
-        name: (x, y, phase.cpu()) for name, phase in phases.items()
-    }
+    maps = {"theory": (fine_x, fine_y, theory)} | {name: (x, y, phase.cpu()) for name, phase in phases.items()}
     with plt.rc_context(STYLE):
         size = (2.6 * len(maps) + 1.4, 3.1)
         figure, axes = plt.subplots(1, len(maps), figsize=size, sharey=True, squeeze=False)
@@ -264,9 +256,7 @@ def plot_lines(
     names = [f"{float(value):g}" for value in (x.tolist() if isinstance(x, Tensor) else x)]
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 2.9))
-        for (name, y), style, marker in zip(
-            lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False
-        ):
+        for (name, y), style, marker in zip(lines.items(), ["-", "--", "-.", ":"] * 2, "os^Dvx+*", strict=False):
             values = y.detach().float().cpu().tolist() if isinstance(y, Tensor) else list(y)
             axis.plot(range(len(names)), values, marker=marker, ls=style, ms=4, lw=1.3, label=name)
         if reference is not None:
@@ -277,9 +267,7 @@ def plot_lines(
         return _finish(figure, title)
 
 
-def plot_neurons(
-    W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = ""
-) -> Figure:
+def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
     """Each neuron's weights, stacked: a bar a neuron, a block a feature (up: positive, down: negative).
 
     One block above the line is a monosemantic neuron; darker blocks are more important features.
@@ -287,9 +275,7 @@ def plot_neurons(
     W = W.detach().float().cpu()
     instances, neurons, features = W.shape
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False
-        )
+        figure, axes = plt.subplots(1, instances, figsize=(1.7 * instances + 0.6, 2.6), sharey=True, squeeze=False)
         shades = plt.colormaps["viridis"](torch.linspace(0, 0.95, features).numpy())
         for axis, weights, label in zip(axes.flat, W, labels, strict=True):
             up, down = torch.zeros(neurons), torch.zeros(neurons)

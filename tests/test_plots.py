@@ -47,7 +47,5 @@ def test_figure(name):
 
 
 def test_long_titles_are_wrapped():
-    figure = plots.plot_loss_curves(
-        {"a": D[0]}, 100, "a finding that is much longer than the figure is wide " * 3
-    )
+    figure = plots.plot_loss_curves({"a": D[0]}, 100, "a finding that is much longer than the figure is wide " * 3)
     assert figure.get_suptitle().count("\n") >= 1
