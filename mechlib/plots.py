@@ -206,7 +206,8 @@ def plot_phase_diagram(
 def plot_shares(
     shares: dict[str, dict[str, float]], ylabel: str = "share", title: str = "", chance: float | None = None
 ) -> Figure:
-    """Grouped bars: in each group (outer key) the share of each outcome (inner key), and chance as a line."""
+    """Grouped bars: in each group (outer key) the share of each outcome (inner key), and as a line how
+    often the first outcome would come about by chance."""
     outcomes = list(next(iter(shares.values())))
     hatches = ["", "//", "..", "xx"]
     width = 0.8 / len(outcomes)
@@ -220,7 +221,7 @@ def plot_shares(
                 bar.set(hatch=hatches[k % 4], edgecolor="white")
             axis.bar_label(bars, fmt="%.2f", fontsize=7.5)
         if chance is not None:
-            axis.axhline(chance, color="0.4", ls="--", lw=0.9, label=f"chance {chance:.2f}")
+            axis.axhline(chance, color="0.4", ls="--", lw=0.9, label=f"{outcomes[0]} by chance {chance:.2f}")
         axis.set_xticks(range(len(shares)), list(shares))
         axis.set(ylabel=ylabel, ylim=(0, 1.12))
         figure.legend(loc="outside lower center", ncols=len(outcomes) + (chance is not None))

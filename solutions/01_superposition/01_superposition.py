@@ -65,7 +65,7 @@ torch.set_num_threads(1)  # these models are so small that more threads only get
 # %% tags=["experiment"]
 angles = torch.arange(5) * 2 * torch.pi / 5
 pentagon = torch.stack([angles.cos(), angles.sin()])[None]  # one instance, two hidden dimensions, five features
-plots.plot_features_in_plane(pentagon, ["by hand"], "Five features, two dimensions", columns=1)
+plots.plot_features_in_plane(pentagon, ["five features,\ntwo dimensions"], "A pentagon", columns=1)
 
 # %% [markdown]
 # ### Exercise 1 · `feature_norms`
@@ -121,7 +121,7 @@ check("superposition.superposition_index", superposition_index)
 
 # %% tags=["experiment", "finding"]
 overlaps = (pentagon[0].T @ pentagon[0])[0] ** 2
-print("pentagon, norms:              ", feature_norms(pentagon)[0].tolist())
+print("pentagon, norms:              ", [round(v, 3) for v in feature_norms(pentagon)[0].tolist()])
 print("pentagon, superposition index:", [round(v, 3) for v in superposition_index(pentagon)[0].tolist()])
 print(f"the first feature is crossed by a neighbour with {overlaps[1]:.3f}, by one that lies opposite with {overlaps[2]:.3f}")
 
