@@ -29,7 +29,7 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> None:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        tqdm(total=len(notebook.cells), desc="    cells", file=sys.stdout, leave=False) as bar,
+        tqdm(total=len(notebook.cells), desc="    cells", file=sys.stdout, leave=False, disable=None) as bar,
     ):
         client = NotebookClient(
             notebook,
