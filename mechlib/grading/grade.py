@@ -246,7 +246,7 @@ def graded_names(release: NotebookNode) -> dict[str, str]:
 
 
 def happenings(notebook: NotebookNode, run: Run, timeout: int) -> list[str]:
-    """One remark for each cell that was stopped, lost the kernel, does not run, or checks a borrowed answer."""
+    """A remark for each cell that was stopped, ended Python, does not run, or checks a borrowed answer."""
     remarks = []
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     borrowed = re.findall(r"""^[^#\n]*borrow\(\s*["']([\w.-]+)["']""", code, flags=re.MULTILINE)
