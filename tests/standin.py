@@ -121,9 +121,7 @@ def write_course(root: Path) -> Path:
     """A repository with this one chapter; the checker lies in lib/, which belongs on PYTHONPATH."""
     (root / "lib").mkdir(parents=True)
     (root / "lib" / "standin_check.py").write_text(CHECKER, encoding="utf-8")
-    (root / "pyproject.toml").write_text(
-        '[project.urls]\nRepository = "https://example.org/toy"\n', encoding="utf-8"
-    )
+    (root / "pyproject.toml").write_text('[project.urls]\nRepository = "https://example.org/toy"\n', encoding="utf-8")
     source = root / "solutions" / CHAPTER / f"{CHAPTER}.py"
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE, encoding="utf-8")

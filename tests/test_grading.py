@@ -225,17 +225,13 @@ def test_only_one_number_within_bounds_earns_points(outputs, points):
 
 
 def test_a_failed_check_shows_its_message_alone():
-    cell = check_cell(
-        new_output("error", ename="CheckFailed", evalue="Swap them.", traceback=["a", "long", "way"])
-    )
+    cell = check_cell(new_output("error", ename="CheckFailed", evalue="Swap them.", traceback=["a", "long", "way"]))
     settle(cell, Run())
     assert cell.outputs[0].traceback == ["Swap them."]
 
 
 def test_a_borrowed_answer_is_reported():
-    notebook = nbformat.v4.new_notebook(
-        cells=[new_code_cell('add = borrow("toy.add")'), check_cell(result("0.0"))]
-    )
+    notebook = nbformat.v4.new_notebook(cells=[new_code_cell('add = borrow("toy.add")'), check_cell(result("0.0"))])
     assert grade.happenings(notebook, Run(), 2) == ["toy.add was borrowed"]
 
 
@@ -244,9 +240,7 @@ def test_a_borrowed_answer_is_reported():
 
 def test_grades_of_other_students_and_chapters_stay(tmp_path):
     path = tmp_path / "grades.csv"
-    report.write_grades(
-        path, [report.Row("ann", "01_a", 2, scores={"a.x": 1.0}), report.Row("bob", "01_a", 2)], False
-    )
+    report.write_grades(path, [report.Row("ann", "01_a", 2, scores={"a.x": 1.0}), report.Row("bob", "01_a", 2)], False)
     report.write_grades(path, [report.Row("ann", "02_b", 3, scores={"b.y": 2.0})], False)
     report.write_grades(path, [report.Row("bob", "01_a", 2, scores={"a.x": 2.0})], True)
     rows = report.read_grades(path)

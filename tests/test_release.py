@@ -235,9 +235,7 @@ def test_a_notebook_that_is_too_large_is_refused(course, monkeypatch, capsys):
 def test_tidy_drops_warnings_widgets_and_heavy_html_and_refuses_paths():
     def notebook(**output):
         cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output(**output)])
-        return nbformat.v4.new_notebook(
-            cells=[cell], metadata={"language_info": {"name": "python", "version": "3"}}
-        )
+        return nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python", "version": "3"}})
 
     warned = notebook(output_type="stream", name="stderr", text="careful")
     widget = notebook(output_type="display_data", data={solved.WIDGETS: {}, "text/plain": "100%"})

@@ -39,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     """Build a small class from a chapter's solved notebook and grade it; exit 1 if a grade is unexpected."""
     parser = argparse.ArgumentParser(prog="python -m mechlib.grading.demo", description=main.__doc__)
     parser.add_argument("chapter", nargs="?", default="", help="the first chapter if none is given")
-    parser.add_argument(
-        "--root", type=Path, default=Path(), help="the folder that holds solutions/ and chapters/"
-    )
+    parser.add_argument("--root", type=Path, default=Path(), help="the folder that holds solutions/ and chapters/")
     parser.add_argument("--folder", type=Path, default=Path("grade-demo"), help="where the class is built")
     parser.add_argument("--timeout", type=int, default=30, metavar="SECONDS", help="for each cell")
     parser.add_argument("--seed", type=int, default=0, help="what the checks draw their cases from")
@@ -128,9 +126,7 @@ def compare(students: list[Student], rows: list[report.Row], folder: Path) -> in
         wrong += not right
         expected, actual = f"{student.score:g} {student.status}", f"{row.score:g} {row.status}"
         print(f"{student.name:<18} {expected:<27} {actual:<27} {remarks}{'' if right else '   <-- WRONG'}")
-    print(
-        f"{len(students) - wrong} of {len(students)} as expected; grades.csv and feedback/ are in {folder}/."
-    )
+    print(f"{len(students) - wrong} of {len(students)} as expected; grades.csv and feedback/ are in {folder}/.")
     return 1 if wrong else 0
 
 

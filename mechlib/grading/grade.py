@@ -49,15 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     """Grade the notebooks in submitted/STUDENT/CHAPTER/; exit 1 if one could not be, by our fault."""
     parser = argparse.ArgumentParser(prog="mechlib grade", description=main.__doc__)
     parser.add_argument("chapter", metavar="CHAPTER", help="such as 01_superposition")
-    parser.add_argument(
-        "--course", type=Path, default=Path(), metavar="DIR", help="holds chapters/ and submitted/"
-    )
-    parser.add_argument(
-        "--timeout", type=int, default=DEFAULT_TIMEOUT, metavar="SECONDS", help="for each cell"
-    )
-    parser.add_argument(
-        "--seed", type=int, help="what the checks draw their cases from; new each time if not given"
-    )
+    parser.add_argument("--course", type=Path, default=Path(), metavar="DIR", help="holds chapters/ and submitted/")
+    parser.add_argument("--timeout", type=int, default=DEFAULT_TIMEOUT, metavar="SECONDS", help="for each cell")
+    parser.add_argument("--seed", type=int, help="what the checks draw their cases from; new each time if not given")
     parser.add_argument("--students", default="*", metavar="GLOB", help="grade only these students")
     options = parser.parse_args(argv)
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
@@ -86,9 +80,7 @@ def grade(course: Path, chapter: str, timeout: int, seed: int, students: str = "
                 rows.append(grader.grade_student(name))
         finally:
             if rows:
-                write_grades(
-                    grader.course / "grades.csv", rows, keep_others=len(rows) < len(names) or students != "*"
-                )
+                write_grades(grader.course / "grades.csv", rows, keep_others=len(rows) < len(names) or students != "*")
     return rows
 
 
@@ -97,9 +89,7 @@ def submitted_students(course: Path, pattern: str) -> list[str]:
     folders = [path for path in course.glob("submitted/*") if path.is_dir() and not path.name.startswith(".")]
     names = sorted(path.name for path in folders if fnmatch.fnmatch(path.name, pattern))
     if not names:
-        raise NothingToGrade(
-            "there is nothing in submitted/: expected submitted/STUDENT/CHAPTER/CHAPTER.ipynb."
-        )
+        raise NothingToGrade("there is nothing in submitted/: expected submitted/STUDENT/CHAPTER/CHAPTER.ipynb.")
     return names
 
 
@@ -129,9 +119,7 @@ class Grader:
         page = self.course / "feedback" / student / self.chapter / f"{self.chapter}.html"
         try:
             if glob.escape(student) != student:
-                raise ValueError(
-                    "nbgrader cannot find folders with *, ? or [ in their names: rename this one"
-                )
+                raise ValueError("nbgrader cannot find folders with *, ? or [ in their names: rename this one")
             path = self.find_notebook(student, row)
             self.grade_notebook(student, graft(self.release, read_submission(path)), row)
         except FileNotFoundError as error:
@@ -142,9 +130,7 @@ class Grader:
             row.status = UNREADABLE
             row.remarks.append(str(error))
             self.enter_zero(student)
-            write_page(
-                page, row, "The notebook that you handed in could not be opened. Please hand it in again."
-            )
+            write_page(page, row, "The notebook that you handed in could not be opened. Please hand it in again.")
         except Exception as error:
             row.status, row.score = FAILED, 0.0
             row.remarks.append(f"could not be graded: {type(error).__name__}: {error}")
@@ -161,9 +147,7 @@ class Grader:
         found = [path for path in found if ".ipynb_checkpoints" not in path.parts]
         if not found:
             others = sorted(path.name for path in folder.glob("*"))
-            raise FileNotFoundError(
-                f"no notebook was handed in{', only ' + ', '.join(others) if others else ''}"
-            )
+            raise FileNotFoundError(f"no notebook was handed in{', only ' + ', '.join(others) if others else ''}")
         best = max(found, key=self.resemblance)
         row.remarks.append(f"the notebook was called {best.name}")
         return best

@@ -73,9 +73,7 @@ def graft(release: NotebookNode, submitted: list[NotebookNode]) -> Graft:
         _fill(cell, [submitted[position] for position in matches[index]], result)
         if "experiment" in cell.metadata.get("tags", []):
             cell.metadata["tags"].append(SKIPPED)
-    result.started = result.started or any(
-        cell.cell_type == "code" for cells in added.values() for cell in cells
-    )
+    result.started = result.started or any(cell.cell_type == "code" for cells in added.values() for cell in cells)
     result.notebook.cells = list(added[-1])
     for index, cell in enumerate(targets):
         result.notebook.cells += [cell, *added[index]]
@@ -102,16 +100,12 @@ def match_cells(targets: list[NotebookNode], submitted: list[NotebookNode]) -> d
     for same in evidence:
         for index, target in enumerate(targets):
             if not matches[index]:
-                matches[index] = [
-                    i for i, cell in enumerate(submitted) if i not in taken and same(target, cell)
-                ]
+                matches[index] = [i for i, cell in enumerate(submitted) if i not in taken and same(target, cell)]
                 taken.update(matches[index])
     for index, target in enumerate(targets):
         below = matches[index - 1][-1] + 1 if index and matches[index - 1] else len(submitted)
         if "question" in target.metadata and not matches[index] and below not in taken:
-            matches[index] = [
-                i for i in (below,) if i < len(submitted) and submitted[i].cell_type == "markdown"
-            ]
+            matches[index] = [i for i in (below,) if i < len(submitted) and submitted[i].cell_type == "markdown"]
             taken.update(matches[index])
     return matches
 
@@ -157,9 +151,7 @@ def _fill(target: NotebookNode, candidates: list[NotebookNode], result: Graft) -
         if not candidates:
             result.remarks.append("a set-up cell was missing; the original was used")
         elif edited:
-            result.remarks.append(
-                "a set-up cell had been edited; the original ran first, then the edited one"
-            )
+            result.remarks.append("a set-up cell had been edited; the original ran first, then the edited one")
 
 
 def _added_cells(
@@ -187,9 +179,7 @@ def _added_cells(
     return added
 
 
-def _is_kept_beside(
-    target: NotebookNode, position: int, positions: list[int], submitted: list[NotebookNode]
-) -> bool:
+def _is_kept_beside(target: NotebookNode, position: int, positions: list[int], submitted: list[NotebookNode]) -> bool:
     """Whether a submitted cell that stands for a released one is run as well as that one."""
     edited = [i for i in positions if submitted[i].source.strip() != target.source.strip()]
     if position not in edited or submitted[position].cell_type != "code":

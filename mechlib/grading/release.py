@@ -55,18 +55,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mechlib release", description=main.__doc__)
-    parser.add_argument(
-        "chapters", nargs="*", metavar="CHAPTER", help="such as 01_superposition; all if none is given"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 and say what differs or leaks"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="execute again although the code has not changed"
-    )
-    parser.add_argument(
-        "--root", type=Path, default=Path(), help="the folder that holds solutions/ and chapters/"
-    )
+    parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help="such as 01_superposition; all if none is given")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 and say what differs or leaks")
+    parser.add_argument("--force", action="store_true", help="execute again although the code has not changed")
+    parser.add_argument("--root", type=Path, default=Path(), help="the folder that holds solutions/ and chapters/")
     return parser
 
 
@@ -117,9 +109,7 @@ def release_chapter(root: Path, chapter: str, force: bool = False) -> list[str]:
     text = nbformat.writes(source) + "\n"
     size = len(text.encode())
     if size > LARGEST_NOTEBOOK:
-        raise ExecutionFailed(
-            f"the solved notebook would be {size / 1e6:.1f} MB; figures have to be smaller."
-        )
+        raise ExecutionFailed(f"the solved notebook would be {size / 1e6:.1f} MB; figures have to be smaller.")
     _write(target, text.encode())
     _write(chapter_path(root, chapter), released)
     print(f"{chapter}: solved notebook {size / 1e3:.0f} kB, students' notebook {len(released) / 1e3:.0f} kB")
@@ -157,9 +147,7 @@ def check_chapter(root: Path, chapter: str) -> list[str]:
     print(f"{chapter}: checking")
     source = read_source(root / "solutions" / chapter / f"{chapter}.py")
     again = f"run 'mechlib release {chapter}'"
-    problems = [
-        f"{chapter}: {problem}; {again}." for problem in _check_solved(source, solved_path(root, chapter))
-    ]
+    problems = [f"{chapter}: {problem}; {again}." for problem in _check_solved(source, solved_path(root, chapter))]
     path = chapter_path(root, chapter)
     if not path.is_file():
         problems.append(f"{chapter}: there is no students' notebook; {again}.")

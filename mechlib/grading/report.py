@@ -22,9 +22,7 @@ class Row:
     max_score: float
     status: str = FAILED
     score: float = 0.0
-    scores: dict[str, float | None] = field(
-        default_factory=dict
-    )  # by exercise or question; None: not yet read
+    scores: dict[str, float | None] = field(default_factory=dict)  # by exercise or question; None: not yet read
     remarks: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, str]:
@@ -49,13 +47,10 @@ def write_grades(path: Path, rows: list[Row], keep_others: bool) -> None:
     kept = [
         row
         for row in read_grades(path)
-        if (row["student"], row["chapter"]) not in replaced
-        and (keep_others or row["chapter"] not in chapters)
+        if (row["student"], row["chapter"]) not in replaced and (keep_others or row["chapter"] not in chapters)
     ]
     table = sorted(kept + new, key=lambda row: (row["chapter"], row["student"]))
-    columns = list(dict.fromkeys(column for row in table for column in row if column != "remarks")) + [
-        "remarks"
-    ]
+    columns = list(dict.fromkeys(column for row in table for column in row if column != "remarks")) + ["remarks"]
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
@@ -100,6 +95,5 @@ def table(rows: list[Row]) -> str:
         lines.append((row.student, row.status, f"{row.score:g}/{row.max_score:g}", remark))
     widths = [max(len(line[column]) for line in lines) for column in range(3)]
     return "\n".join(
-        "  ".join([*(text.ljust(width) for text, width in zip(line, widths)), line[3]]).rstrip()
-        for line in lines
+        "  ".join([*(text.ljust(width) for text, width in zip(line, widths)), line[3]]).rstrip() for line in lines
     )

@@ -101,9 +101,7 @@ class _Client(NotebookClient):
         if content["ename"] == "TimeLimit":
             self.record.timed_out.append(cell.id)
             cell.outputs = [output for output in cell.outputs if output.output_type == "stream"]
-            cell.outputs.append(
-                explained_error("TimeLimit", f"Stopped: this took longer than {self.timeout} s.")
-            )
+            cell.outputs.append(explained_error("TimeLimit", f"Stopped: this took longer than {self.timeout} s."))
         elif not any(output.output_type == "error" for output in cell.outputs):
             cell.outputs.append(explained_error(content["ename"], content["evalue"]))
 
@@ -145,9 +143,7 @@ def settle(cell: NotebookNode, run: Run) -> None:
         errors, results = [explained_error("NoVerdict", f"{reason}; it counts as 0.")], []
     for error in errors:
         if error.ename == "CheckFailed":
-            error.traceback = [
-                error.evalue
-            ]  # the message is written for students, the way through our code is not
+            error.traceback = [error.evalue]  # the message is written for students, the way through our code is not
     cell.outputs = kept + (errors or results)
 
 

@@ -55,9 +55,7 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> None:
 
 def tidy(notebook: NotebookNode, machine_paths: list[str]) -> None:
     """Drop warnings, progress widgets and heavy HTML; refuse outputs that name this machine's folders."""
-    notebook.metadata["language_info"] = dict(
-        NOTEBOOK_METADATA["language_info"]
-    )  # the kernel put its version in
+    notebook.metadata["language_info"] = dict(NOTEBOOK_METADATA["language_info"])  # the kernel put its version in
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if _is_kept(output)]

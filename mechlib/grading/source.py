@@ -5,6 +5,7 @@ The format is described in docs/architecture.md. Ids, tags and points are derive
 
 from __future__ import annotations
 
+import base64
 import copy
 import difflib
 import hashlib
@@ -37,14 +38,15 @@ class SourceError(Exception):
 def read_source(path: Path, repository: str | None = None) -> NotebookNode:
     """The chapter at `path` as a notebook without outputs, with ids, tags and nbgrader's metadata."""
     if not path.is_file():
-        raise SourceError(
-            f"There is no source {path.name} in {path.parent.name}/: the source has its folder's name."
-        )
+        raise SourceError(f"There is no source {path.name} in {path.parent.name}/: the source has its folder's name.")
     text = path.read_text(encoding="utf-8")
-    if "{{repository}}" in text:
-        text = text.replace("{{repository}}", repository or repository_url(path.parent))
+    if "{{repository}}" in text or "{{colab}}" in text:
+        repository = repository or repository_url(path.parent)
+        text = text.replace("{{repository}}", repository).replace("{{colab}}", colab_url(repository, path.stem))
     try:
         cells = jupytext.reads(text, fmt="py:percent").cells
+        for cell in cells:
+            _attach_pictures(cell, path.parent)
         return _notebook(cells)
     except SourceError as error:
         raise SourceError(f"{path.name}: {error}") from None
@@ -72,6 +74,24 @@ def code_hash(notebook: NotebookNode) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
+def colab_url(repository: str, chapter: str) -> str:
+    """The address that opens a chapter's notebook in Colab, for a repository on GitHub."""
+    name = repository.removeprefix("https://github.com/")
+    return f"https://colab.research.google.com/github/{name}/blob/main/chapters/{chapter}/{chapter}.ipynb"
+
+
+def _attach_pictures(cell: NotebookNode, folder: Path) -> None:
+    """Puts the PNG files that a prose cell shows into the cell, so that the notebook can travel alone."""
+    if cell.cell_type != "markdown":
+        return
+    for name in re.findall(r"!\[[^\]]*\]\(([\w-]+\.png)\)", cell.source):
+        if not (folder / name).is_file():
+            raise SourceError(f"the picture {name} does not lie beside the source.")
+        content = base64.b64encode((folder / name).read_bytes()).decode()
+        cell.setdefault("attachments", {})[name] = {"image/png": content}
+        cell.source = cell.source.replace(f"]({name})", f"](attachment:{name})")
+
+
 def repository_url(start: Path) -> str:
     """The public address: from the installed package, else from the nearest pyproject.toml above `start`."""
     try:
@@ -84,9 +104,7 @@ def repository_url(start: Path) -> str:
             return url.strip().rstrip("/")
     for folder in start.resolve().parents:
         if (folder / "pyproject.toml").is_file():
-            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")).get(
-                "project", {}
-            )
+            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
             urls = {label.lower(): url for label, url in project.get("urls", {}).items()}
             if "repository" in urls:
                 return str(urls["repository"]).rstrip("/")
@@ -108,9 +126,7 @@ def _kind(cell: NotebookNode, number: int) -> str:
     if cell.cell_type == "code" and kind and kind != "question":
         return kind
     first = cell.source.strip().partition("\n")[0]
-    raise SourceError(
-        f"cell {number} ({cell.cell_type}, {first!r}) has no kind that fits: see docs/architecture.md."
-    )
+    raise SourceError(f"cell {number} ({cell.cell_type}, {first!r}) has no kind that fits: see docs/architecture.md.")
 
 
 def _cell_id(cell: NotebookNode, kind: str, seen: Counter[str]) -> str:
@@ -151,9 +167,7 @@ def _metadata(header: dict, kind: str, cell_id: str) -> dict:
         metadata["nbgrader"]["points"] = _points(header[kind])
     if kind == "question":
         if not isinstance(header.get("points"), int | float):
-            raise SourceError(
-                f"the question {header[kind]!r} does not say its points: write points=2 in its header."
-            )
+            raise SourceError(f"the question {header[kind]!r} does not say its points: write points=2 in its header.")
         metadata["nbgrader"]["points"] = header["points"]
     return metadata
 
@@ -179,9 +193,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _check_structure(cells: list[NotebookNode], kinds: list[str]) -> None:
     """Every name once a kind; every check after its exercise, every exercise with a check that calls it."""
-    names = [
-        (kind, cell.metadata[kind]) for cell, kind in zip(cells, kinds, strict=True) if kind in NAMED_KINDS
-    ]
+    names = [(kind, cell.metadata[kind]) for cell, kind in zip(cells, kinds, strict=True) if kind in NAMED_KINDS]
     for (kind, name), count in Counter(names).items():
         if count > 1:
             raise SourceError(f"the {kind} {name!r} appears {count} times: ids are used once.")
@@ -196,9 +208,7 @@ def _check_structure(cells: list[NotebookNode], kinds: list[str]) -> None:
             raise SourceError(f"the exercise {name!r} has no check below it.")
     for cell, kind in zip(cells, kinds, strict=True):
         if kind == "check" and cell.metadata["check"] not in cell.source:
-            raise SourceError(
-                f"the check cell of {cell.metadata['check']!r} does not name that exercise in its code."
-            )
+            raise SourceError(f"the check cell of {cell.metadata['check']!r} does not name that exercise in its code.")
 
 
 def _check_solution(cell: NotebookNode, kind: str) -> None:
@@ -207,9 +217,7 @@ def _check_solution(cell: NotebookNode, kind: str) -> None:
     if kind != "exercise":
         if markers:
             first = cell.source.strip().partition("\n")[0]
-            raise SourceError(
-                f"the {kind} cell {first!r} has a solution marker: they belong into exercise cells."
-            )
+            raise SourceError(f"the {kind} cell {first!r} has a solution marker: they belong into exercise cells.")
         return
     name = cell.metadata["exercise"]
     if not markers:

@@ -1,0 +1,64 @@
+"""How a report looks: one line for a pass, a short card for a failure; HTML in a notebook, plain text elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+
+from mechlib.checker.run import Report
+
+GREEN, RED, AMBER, BLUE = "#1b7f4d", "#b3362b", "#9a6700", "#2f6fb0"
+MARKS = {"pass": ("✓", GREEN), "partly": ("◐", AMBER), "borrowed": ("↩", BLUE), "not_written": ("…", AMBER)}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline, a sentence and rows of details; shows itself in a notebook or a terminal."""
+
+    mark: str
+    headline: str
+    sentence: str = ""
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    footer: str = ""
+    colour: str = BLUE
+
+    def __str__(self) -> str:
+        width = max((len(label) for label, _ in self.rows), default=0)
+        lines = [f"{self.mark} {self.headline}"]
+        if self.sentence:
+            lines += ["", f"  {self.sentence}"]
+        if self.rows:
+            indent = "\n" + " " * (width + 4)
+            lines += [""] + [f"  {label:<{width}}  {text.replace(chr(10), indent)}" for label, text in self.rows]
+        return "\n".join(lines + (["", f"  {self.footer}"] if self.footer else []))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = f'<b style="color:{self.colour}">{escape(self.mark)}</b>&ensp;<b>{escape(self.headline)}</b>'
+        if not self.sentence:
+            return f'<div style="padding:2px 0">{head}</div>'
+        rows = "".join(
+            f'<tr style="background:none"><td style="text-align:left;vertical-align:top;opacity:.7;padding:1px 12px 1px 0">'
+            f'{escape(label)}</td><td style="text-align:left"><code style="white-space:pre-wrap">{escape(text)}</code></td></tr>'
+            for label, text in self.rows
+        )
+        table = f'<table style="margin:6px 0;font-size:90%;border:none">{rows}</table>' if rows else ""
+        footer = f'<div style="opacity:.7;font-size:90%">{escape(self.footer)}</div>' if self.footer else ""
+        return (
+            f'<div style="border-left:4px solid {self.colour};padding:4px 12px;margin:4px 0;max-width:60em">{head}'
+            f'<div style="margin:6px 0">{escape(self.sentence)}</div>{table}{footer}</div>'
+        )
+
+
+def card(report: Report) -> Card:
+    """The card of a report."""
+    mark, colour = MARKS.get(report.status, ("✗", RED))
+    headline = f"{report.id}   {report.earned:g} / {report.points}"
+    if report.status == "pass":
+        return Card(mark, headline, colour=colour)
+    rows = list(report.verdict.details)
+    if any(report.parts.values()):
+        rows.append(("parts", ", ".join(f"{part} {'✓' if ok else '✗'}" for part, ok in report.parts.items())))
+    stuck = f'Stuck? hint("{report.id}")' if report.status in ("fail", "partly") else ""
+    return Card(mark, headline, report.verdict.sentence, rows, stuck, colour)

@@ -1,0 +1,160 @@
+"""The student's side of a check: run the answer on one case and write down what happened, as plain data."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import linecache
+import sysconfig
+import traceback
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mechlib.checker import drives, recipes
+from mechlib.checker.encoding import decode, encode
+from mechlib.checker.exercise import Case
+
+MAX_PRINTED = 2000
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an answer gave no result.
+
+    `kind` is one of: not_callable, not_written, arguments, unusable, device, used_reference, raised.
+    """
+
+    kind: str
+    message: str
+    line: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened when an answer ran on a case. Nothing but plain data."""
+
+    outputs: Any = None
+    inputs_after: dict[str, Any] = field(default_factory=dict)
+    devices: list[str] = field(default_factory=list)
+    failure: Failure | None = None
+    warnings: list[str] = field(default_factory=list)
+    printed: str = ""
+
+    def encode(self) -> bytes:
+        return encode({**vars(self), "failure": asdict(self.failure) if self.failure else None})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Outcome:
+        fields = decode(data)
+        return cls(**{**fields, "failure": Failure(**fields["failure"]) if fields["failure"] else None})
+
+
+class UsedReference(Exception):
+    """The answer called the function that it was asked to write."""
+
+
+def request(case: Case) -> bytes:
+    """The part of a case that travels to the side where student code runs."""
+    return encode({"inputs": dict(case.inputs), "drive": case.drive, "settings": dict(case.settings)})
+
+
+def observe(answer: Callable, case: bytes, reference: Callable | None = None) -> Outcome:
+    """Runs the answer on one encoded case (see `request`).
+
+    Args:
+        reference: the library's own answer, disabled while the student's runs.
+    """
+    fields = decode(case)
+    inputs = recipes.build(fields["inputs"])
+    printed = io.StringIO()
+    outputs, failure = None, None
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
+        warnings.simplefilter("always")
+        with disabled(reference), torch.random.fork_rng(devices=[]):
+            try:
+                if not callable(answer):
+                    raise drives.Unusable(_not_callable(answer))
+                outputs = drives.DRIVES[fields["drive"]](answer, inputs, **fields["settings"])
+            except (Exception, SystemExit) as error:
+                failure = explain(error)
+    after = {name: value for name, value in inputs.items() if not isinstance(value, torch.Generator)}
+    return Outcome(
+        outputs=outputs,
+        inputs_after=after,
+        devices=drives.devices(outputs),
+        failure=failure,
+        warnings=sorted({str(warning.message)[:300] for warning in caught}),
+        printed=printed.getvalue()[:MAX_PRINTED],
+    )
+
+
+def explain(error: BaseException) -> Failure:
+    """Sorts an exception that came out of an answer into the kinds that a student is told about."""
+    kinds: list[tuple[type[BaseException], str]] = [
+        (NotImplementedError, "not_written"),
+        (drives.WrongArguments, "arguments"),
+        (drives.Unusable, "unusable"),
+        (drives.WrongDevice, "device"),
+        (UsedReference, "used_reference"),
+    ]
+    kind = next((name for kind, name in kinds if isinstance(error, kind)), "raised")
+    if kind == "not_written" and type(error) is not NotImplementedError:
+        kind = "raised"
+    message = str(error) if kind != "raised" else f"{type(error).__name__}: {error}".removesuffix(": ")
+    return Failure(kind, message[:1000], _students_line(error))
+
+
+@contextlib.contextmanager
+def disabled(reference: Callable | None) -> Iterator[None]:
+    """Makes every call of the reference raise `UsedReference`, under whatever name it was imported.
+
+    The function object stays the same and only its code is exchanged, so an alias does not escape.
+    """
+    functions = _functions(reference)
+    saved = [function.__code__ for function in functions]
+    try:
+        for function in functions:
+            # The stand-in must name as many free variables as the code that it replaces.
+            function.__code__ = _refuse.__code__.replace(co_freevars=function.__code__.co_freevars)
+        yield
+    finally:
+        for function, code in zip(functions, saved, strict=True):
+            function.__code__ = code
+
+
+def _refuse(*args: Any, **kwargs: Any) -> Any:
+    from mechlib.checker.observe import UsedReference  # runs with another module's globals
+
+    raise UsedReference
+
+
+def _functions(reference: Callable | None) -> list[types.FunctionType]:
+    members = vars(reference).values() if isinstance(reference, type) else [reference]
+    return [member for member in members if isinstance(member, types.FunctionType)]
+
+
+def _not_callable(answer: Any) -> str:
+    kind = type(answer).__name__
+    return f"The check wants the function itself, but got a {kind}. Pass its name, without parentheses."
+
+
+_NOT_THEIRS = tuple(
+    str(Path(folder).resolve())
+    for folder in (Path(__file__).parents[1], sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+)
+
+
+def _students_line(error: BaseException) -> str:
+    """The innermost line of the traceback that the student wrote: not ours, not a library's."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(_NOT_THEIRS) or frame.filename.startswith("<frozen"):
+            continue
+        text = linecache.getline(frame.filename, frame.lineno or 0).strip()
+        return f"line {frame.lineno}, in {frame.name}: {text}".removesuffix(": ")
+    return ""

@@ -1,0 +1,124 @@
+"""Every exercise of the course: what is right passes, every named mistake is told by its name, nothing takes long."""
+
+import statistics
+import time
+
+import pytest
+import torch
+
+from mechlib import exercises
+from mechlib.checker import Case, run
+from mechlib.checker.observe import Outcome, observe, request
+
+pytestmark = pytest.mark.student
+
+ALL = list(exercises.all_exercises())
+EQUIVALENTS = [pytest.param(e, answer, id=f"{e.id}-{i}") for e in ALL for i, answer in enumerate(e.equivalents)]
+MISTAKES = [pytest.param(e, mistake, id=f"{e.id}-{mistake.name}") for e in ALL for mistake in e.mistakes]
+SEEDS = [0, 1, 123_456]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("exercise, answer", EQUIVALENTS)
+def test_equivalents_pass(exercise, answer, seed):
+    report = run(exercise, answer, seed)
+    assert report.status == "pass", (report.verdict, report.parts)
+    assert report.earned == exercise.points
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("exercise, mistake", MISTAKES)
+def test_mistakes_are_caught_with_their_own_sentence(exercise, mistake, seed):
+    report = run(exercise, mistake.answer, seed)
+    assert report.status in ("fail", "partly")
+    assert report.mistake == mistake.name
+    assert report.verdict.sentence == mistake.sentence
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.id)
+def test_the_reference_is_right_but_not_accepted_as_an_answer(exercise):
+    assert run(exercise, exercise.reference).status == "borrowed"
+    for case in exercise.cases(7):
+        outcome = observe(exercise.reference, request(case))
+        assert outcome.failure is None
+        if case.truth:
+            assert case.truth(outcome.outputs) is None
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.id)
+def test_a_stub_is_told_to_be_written(exercise):
+    def stub(*args):
+        raise NotImplementedError
+
+    class Stub(torch.nn.Module):
+        def __init__(self, *args):
+            raise NotImplementedError
+
+    report = run(exercise, Stub if isinstance(exercise.reference, type) else stub)
+    assert (report.status, report.earned) == ("not_written", 0.0)
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.id)
+def test_calling_the_reference_is_noticed(exercise):
+    if isinstance(exercise.reference, type):
+        answer = type("Mine", (exercise.reference,), {})
+    else:
+        reference = exercise.reference
+
+        def answer(*args, **kwargs):
+            return reference(*args, **kwargs)
+
+    assert run(exercise, answer).verdict.kind == "used_reference"
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.id)
+def test_every_case_goes_through_the_encoding(exercise):
+    for case in exercise.cases(3):
+        direct = observe(exercise.reference, request(case))
+        crossed = Outcome.decode(direct.encode())
+        assert crossed.encode() == direct.encode()
+        assert isinstance(case, Case) and (case.part or "") in exercise.points_by_part()
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.id)
+def test_a_check_takes_under_two_seconds(exercise):
+    # The bound is a promise to the student, with room for a busy machine; a check takes about a tenth of it.
+    slowest = 0.0
+    for answer in [exercise.equivalents[0], exercise.mistakes[-1].answer, lambda *args: torch.zeros(3)]:
+        start = time.process_time()
+        run(exercise, answer)
+        slowest = max(slowest, time.process_time() - start)
+    assert slowest < 2
+
+
+@pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.id)
+def test_the_form_of_an_exercise(exercise):
+    assert len(exercise.hints) == 3
+    assert len(exercise.mistakes) >= 2 and len(exercise.equivalents) >= 2
+    assert len({mistake.name for mistake in exercise.mistakes}) == len(exercise.mistakes)
+    assert len({mistake.sentence for mistake in exercise.mistakes}) == len(exercise.mistakes)
+    assert exercise.points > 0 and 1 <= exercise.difficulty <= 5 and exercise.minutes >= 5
+    assert exercise.name == exercise.reference.__name__
+
+
+def test_the_form_of_a_chapter():
+    for topic in exercises.TOPICS:
+        mine = [exercise for exercise in ALL if exercise.id.startswith(topic + ".")]
+        assert 8 <= len(mine) <= 12
+        assert sum(exercise.optional for exercise in mine) == 2
+        assert statistics.median(len(exercise.mistakes) for exercise in mine) >= 4
+
+
+def test_an_unknown_id_shows_the_nearest():
+    with pytest.raises(exercises.UnknownExercise, match="Did you mean 'superposition.feature_norms'"):
+        exercises.get("superposition.feature_norm")
+    with pytest.raises(exercises.UnknownExercise, match="id comes first"):
+        exercises.get(print)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sparse_batch", "correlated_batch"])
+def test_false_alarms_are_rare(name):
+    """A right sampler must pass with any seed. 2000 seeds pass; the z-scores are normal, so the bound of 6 leaves room."""
+    exercise = exercises.get(f"superposition.{name}")
+    assert all(run(exercise, exercise.equivalents[0], seed).status == "pass" for seed in range(2000))

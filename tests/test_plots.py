@@ -1,0 +1,53 @@
+"""Every figure draws, stays small and light, and is closed, so that a notebook shows it once."""
+
+import io
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from mechlib import plots
+
+W = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+LABELS = ["a", "b", "c"]
+S = torch.tensor([0.2, 0.5, 0.9])
+D = torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
+
+FIGURES = {
+    "features_in_plane": lambda: plots.plot_features_in_plane(W, LABELS, "t", columns=2),
+    "pairs": lambda: plots.plot_features_in_plane(W, LABELS, pairs=True),
+    "gram": lambda: plots.plot_gram(W, LABELS, "t"),
+    "dimensionality": lambda: plots.plot_dimensionality(
+        S, D.where(D > 0.3, torch.nan), D.where(D > 0.3, torch.nan), {"1/2": 0.5, "2/5": 0.4}, "t"
+    ),
+    "dimensions_per_feature": lambda: plots.plot_dimensions_per_feature(S, D[:, 0], "t"),
+    "phase_diagram": lambda: plots.plot_phase_diagram(
+        torch.logspace(-1, 1, 4), torch.logspace(-2, 0, 5), {"trained": torch.arange(20).view(4, 5) % 4}, "t"
+    ),
+    "shares": lambda: plots.plot_shares({"x": {"a": 0.2, "b": 0.8}, "y": {"a": 0.5, "b": 0.5}}, chance=0.5),
+    "loss_curves": lambda: plots.plot_loss_curves({"a": D[0], "b": D[1]}, 100, "t"),
+    "lines": lambda: plots.plot_lines([0, 0.5, 1], {"a": D[:, 0], "b": [1, 2, 3]}, "x", "y", reference=1.0),
+    "neurons": lambda: plots.plot_neurons(W, LABELS, "t"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure(name):
+    before = dict(matplotlib.rcParams)
+    figure = FIGURES[name]()
+    assert not plt.get_fignums()
+    assert dict(matplotlib.rcParams) == before
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    assert 1_000 < len(image.getvalue()) < 120_000
+
+
+def test_long_titles_are_wrapped():
+    figure = plots.plot_loss_curves(
+        {"a": D[0]}, 100, "a finding that is much longer than the figure is wide " * 3
+    )
+    assert figure.get_suptitle().count("\n") >= 1
