@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import nbformat
 import pytest
@@ -121,6 +122,19 @@ def test_experiments_do_not_run(course):
     assert experiments and not any(cell.outputs for cell in experiments)
 
 
+def test_grading_again_keeps_what_a_person_gave_and_the_other_rows(course, tmp_path):
+    from mechlib.grading.course import grading_config, open_api
+
+    again = shutil.copytree(course / "demo", tmp_path / "again")
+    with open_api(again, grading_config()).gradebook as gradebook:
+        gradebook.find_grade("toy-why", CHAPTER, CHAPTER, "all-right").manual_score = 2
+        gradebook.db.commit()
+    assert grade.main([CHAPTER, "--course", str(again), "--students", "all-*", "--timeout", "5"]) == 0
+    rows = {row["student"]: row for row in report.read_grades(again / "grades.csv")}
+    assert rows["all-right"]["score"] == "12"
+    assert {student: float(row["score"]) for student, row in rows.items()} == SCORES | {"all-right": 12}
+
+
 # ---- a second class, of stranger submissions
 
 
@@ -214,6 +228,11 @@ def test_a_failed_check_shows_its_message_alone():
     cell = check_cell(new_output("error", ename="CheckFailed", evalue="Swap them.", traceback=["a", "long", "way"]))
     settle(cell, Run())
     assert cell.outputs[0].traceback == ["Swap them."]
+
+
+def test_a_borrowed_answer_is_reported():
+    notebook = nbformat.v4.new_notebook(cells=[new_code_cell('add = borrow("toy.add")'), check_cell(result("0.0"))])
+    assert grade.happenings(notebook, Run(), 2) == ["toy.add was borrowed"]
 
 
 # ---- grades.csv and the command

@@ -1,6 +1,7 @@
 """One source becomes two notebooks, byte for byte, and nothing of an answer reaches the students'."""
 
 import shutil
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -45,6 +46,14 @@ def run(course, *arguments):
 
 def files(course):
     return {path.relative_to(course): path.read_bytes() for path in course.rglob("*.ipynb")}
+
+
+def test_the_course_itself_is_what_its_sources_generate(capsys):
+    root = Path(__file__).parents[1]
+    if not any(root.glob("solutions/*/*.py")):
+        pytest.skip("there is no chapter yet")
+    problems = release.main(["--root", str(root), "--check"])
+    assert not problems, capsys.readouterr().err
 
 
 def test_two_releases_are_the_same_and_the_second_executes_nothing(course, monkeypatch):
@@ -148,6 +157,20 @@ def test_release_notices_an_answer_in_the_prose(course, capsys):
     assert "shows a line of the answer to toy.add" in capsys.readouterr().err
     edit(source_of(course), "# %% [markdown]\n# Add", '# %% [markdown] tags=["shows-answer"]\n# Add')
     assert run(course) == 0
+
+
+def test_a_line_that_the_stub_shows_is_no_secret(course):
+    edit(source_of(course), "The sum of two numbers.", "The sum: sum_of_both = first + second, for instance.")
+    edit(source_of(course), "# Add two numbers.", "# Add two numbers: `sum_of_both = first + second`.")
+    assert run(course) == 0
+
+
+def test_a_students_own_progress_is_left_alone(course):
+    progress = course / "chapters" / CHAPTER / ".mechlib" / "progress.json"
+    progress.parent.mkdir()
+    progress.write_text("{}")
+    assert run(course) == 0 and run(course, "--check") == 0
+    assert progress.exists()
 
 
 def test_check_notices_a_chapter_without_source(course, capsys):

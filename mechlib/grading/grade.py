@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import glob
+import re
 import secrets
 import shutil
 import sys
@@ -19,7 +20,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from mechlib.grading.course import WORK, StepFailed, grading_config, open_api, parse_utc
+from mechlib.grading.course import ANSWER_STUB, WORK, StepFailed, grading_config, open_api, parse_utc
 from mechlib.grading.graft import EXTRA, Graft, UnreadableNotebook, graft, match_cells, read_submission
 from mechlib.grading.report import (
     FAILED,
@@ -229,8 +230,10 @@ def graded_names(release: NotebookNode) -> dict[str, str]:
 
 
 def happenings(notebook: NotebookNode, run: Run, timeout: int) -> list[str]:
-    """One remark for each cell that was stopped, lost the kernel, or has an answer that does not run."""
+    """A remark for each cell that was stopped, ended Python, does not run, or checks a borrowed answer."""
     remarks = []
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    borrowed = re.findall(r"""^[^#\n]*borrow\(\s*["']([\w.-]+)["']""", code, flags=re.MULTILINE)
     for cell in notebook.cells:
         if cell.id == run.died:
             reason = "could not be stopped" if cell.id in run.timed_out else "ended Python"
@@ -240,6 +243,8 @@ def happenings(notebook: NotebookNode, run: Run, timeout: int) -> list[str]:
         elif "exercise" in cell.metadata:
             errors = [output.ename for output in cell.outputs if output.output_type == "error"]
             remarks += [f"{place(cell)} does not run: {name}" for name in errors[:1]]
+        elif "check" in cell.metadata and not earned(cell) and cell.metadata["check"] in borrowed:
+            remarks.append(f"{cell.metadata['check']} was borrowed")
     return remarks
 
 
@@ -250,6 +255,10 @@ def summary(notebook: NotebookNode, remarks: list[str]) -> str:
         if "check" in cell.metadata:
             points = cell.metadata["nbgrader"]["points"]
             lines.append(f"| {cell.metadata['check']} | {earned(cell) or 0:g} of {points:g} |")
+        elif "question" in cell.metadata:
+            points = cell.metadata["nbgrader"]["points"]
+            given = "0 of" if cell.source.strip() == ANSWER_STUB else "read by a person: up to"
+            lines.append(f"| {cell.metadata['question']} | {given} {points:g} |")
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]).strip()
 
 

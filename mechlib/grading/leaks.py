@@ -9,18 +9,23 @@ from nbformat import NotebookNode
 
 from mechlib.grading.source import BEGIN, END, solution_lines
 
-SHORTEST_LINE = 16  # shorter lines ("return x", "else:") say nothing about where they come from
+SHORTEST_LINE = 20  # shorter lines ("return x", "else:") say nothing about where they come from
+IGNORED = {".ipynb_checkpoints", ".mechlib"}
 ALLOWED = "shows-answer"  # the tag of a cell that may show a line of an answer, for instance a given helper
 
 
 def secrets(source: NotebookNode) -> dict[str, str]:
-    """The lines of the answers, with white space made plain, and the exercise that each belongs to."""
+    """The lines of the answers, with white space made plain, and the exercise that each belongs to.
+
+    A line that the exercise's own stub shows as well, in its docstring say, is no secret.
+    """
     found: dict[str, str] = {}
     for cell in source.cells:
         name = cell.metadata.get("exercise") or cell.metadata.get("question")
-        for line in solution_lines(cell) if name else []:
-            plain = _plain(line)
-            if len(plain) >= SHORTEST_LINE and any(letter.isalpha() for letter in plain):
+        hidden = solution_lines(cell) if name else []
+        shown = _plain("\n".join(line for line in cell.source.splitlines() if line not in hidden))
+        for plain in map(_plain, hidden):
+            if len(plain) >= SHORTEST_LINE and any(map(str.isalpha, plain)) and plain not in shown:
                 found.setdefault(plain, name)
     return found
 
@@ -28,16 +33,21 @@ def secrets(source: NotebookNode) -> dict[str, str]:
 def find_leaks(source: NotebookNode, folder: Path) -> list[str]:
     """One sentence for each answer's line, or solution marker, that a file under `folder` contains."""
     lines, messages = secrets(source), []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            for place, text in _texts(path):
-                where = f"{path.relative_to(folder.parent)}{place}"
-                plain = _plain(text)
-                if BEGIN in text or END in text:
-                    messages.append(f"{where} contains a solution marker.")
-                messages += [f"{where} shows a line of the answer to {name}: {line!r}."
-                             for line, name in lines.items() if line in plain]  # fmt: skip
+    for path in released_files(folder):
+        for place, text in _texts(path):
+            where = f"{path.relative_to(folder)}{place}"
+            plain = _plain(text)
+            if BEGIN in text or END in text:
+                messages.append(f"{where} contains a solution marker.")
+            messages += [f"{where} shows a line of the answer to {name}: {line!r}."
+                         for line, name in lines.items() if line in plain]  # fmt: skip
     return messages
+
+
+def released_files(folder: Path) -> list[Path]:
+    """Every file under `folder` but what Jupyter and a student's own work leave there (git ignores it)."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [path for path in files if not IGNORED & set(path.relative_to(folder).parts)]
 
 
 def _texts(path: Path) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from mechlib.grading.course import StepFailed, open_api, release_config
-from mechlib.grading.leaks import find_leaks
+from mechlib.grading.leaks import find_leaks, released_files
 from mechlib.grading.solved import (
     LARGEST_NOTEBOOK,
     ExecutionFailed,
@@ -112,12 +111,9 @@ def release_chapter(root: Path, chapter: str, force: bool = False) -> list[str]:
     if size > LARGEST_NOTEBOOK:
         raise ExecutionFailed(f"the solved notebook would be {size / 1e6:.1f} MB; figures have to be smaller.")
     _write(target, text.encode())
-    folder = chapter_path(root, chapter).parent
-    if folder.exists():
-        shutil.rmtree(folder)
     _write(chapter_path(root, chapter), released)
     print(f"{chapter}: solved notebook {size / 1e3:.0f} kB, students' notebook {len(released) / 1e3:.0f} kB")
-    return [f"{chapter}: {leak}" for leak in find_leaks(source, folder)]
+    return [f"{chapter}: {leak}" for leak in find_leaks(source, chapter_path(root, chapter).parent)]
 
 
 def student_notebook(source: NotebookNode, chapter: str) -> bytes:
@@ -157,9 +153,9 @@ def check_chapter(root: Path, chapter: str) -> list[str]:
         problems.append(f"{chapter}: there is no students' notebook; {again}.")
     elif path.read_bytes() != student_notebook(source, chapter):
         problems.append(f"{chapter}: the students' notebook is not what the source generates; {again}.")
-    for extra in sorted(path.parent.rglob("*")):
-        if extra.is_file() and extra != path:
-            problems.append(f"{chapter}: {extra.relative_to(root)} does not belong there; {again}.")
+    for extra in released_files(path.parent):
+        if extra != path:
+            problems.append(f"{chapter}: {extra.relative_to(root)} does not belong there; delete it.")
     return problems + [f"{chapter}: {leak}" for leak in find_leaks(source, path.parent)]
 
 

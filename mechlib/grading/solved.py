@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -29,7 +30,7 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> None:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        tqdm(total=len(notebook.cells), desc="    cells", file=sys.stdout, leave=False) as bar,
+        tqdm(total=len(notebook.cells), desc="    cells", file=sys.stdout, leave=False, disable=None) as bar,
     ):
         client = NotebookClient(
             notebook,
@@ -45,7 +46,8 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> None:
         try:
             client.execute()
         except CellExecutionError as error:
-            raise ExecutionFailed(f"a cell failed with {error.ename}: {error.evalue}\n{error.traceback}") from None
+            traceback = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback).strip()  # without its colours
+            raise ExecutionFailed(f"a cell failed with {error.ename}: {error.evalue}\n{traceback}") from None
         except (CellTimeoutError, DeadKernelError) as error:
             raise ExecutionFailed(f"the notebook did not finish: {error}") from None
         tidy(notebook, machine_paths=[folder, sys.prefix])
