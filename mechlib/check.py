@@ -133,7 +133,7 @@ def _to_nbgrader(report: Report) -> float:
 def _solutions_allowed() -> None:
     if os.environ.get("MECHLIB_SOLUTIONS", "on").lower() in ("off", "0", "no", "false"):
         raise SolutionsHidden(
-            "Solutions are switched off in this course (MECHLIB_SOLUTIONS=off). hint(...) still helps."
+            "Solutions are switched off in this course (MECHLIB_SOLUTIONS=off); hint(...) still helps."
         )
 
 
