@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 01 · Superposition
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({{colab}})
+# [▶ Open this chapter in Colab]({{colab}})
 #
 # **How can a model hold more features than it has dimensions?**
 #
@@ -510,6 +510,8 @@ plots.plot_dimensions_per_feature(
 # **In:** `sparsity` and `importance`, tensors of any shapes that broadcast. **Out:** shape (3, \*broadcast shape).
 #
 # **Example:** `strategy_losses(torch.tensor(0.5), torch.tensor(2.0))` is `[0.2083, 0.1042, 0.1250]`.
+#
+# **Short of time?** Write `strategy_losses = borrow("superposition.strategy_losses")` in its place: the next cells need it.
 
 
 # %% exercise="superposition.strategy_losses"
@@ -827,6 +829,8 @@ print("More features a neuron at sparsity 0.95 than at 0.50:", bool(features_a_n
 # **In:** `n_features`, `n_hidden`. **Out:** the tuple `W_in` (hidden, features), `W_out` (features, hidden), `b` (features,), float32.
 #
 # **Example:** with the weights of `absolute_value_weights(3, 4)` the input `[-0.5, 0.2, 0.9]` gives `[0.5, 0.2, 0.]`.
+#
+# **Short of time?** Write `absolute_value_weights = borrow("superposition.absolute_value_weights")` in its place: the next cells need it.
 
 
 # %% exercise="superposition.absolute_value_weights"
