@@ -333,3 +333,27 @@ def test_samplers_stay_on_the_device_of_sparsity(sampler):
     sparsity = torch.tensor([0.6, 0.9])
     with torch.device("meta"):
         assert sampler(3, 4, sparsity).device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_references_give_on_a_gpu_what_they_give_on_the_cpu():
+    W = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    for measure in MEASURES:
+        torch.testing.assert_close(measure(W.cuda()).cpu(), measure(W))
+    model = sp.ToyModel(2, 5, 3)
+    x = torch.rand(4, 2, 5)
+    expected = model(x)
+    torch.testing.assert_close(model.cuda()(x.cuda()).cpu(), expected, rtol=1e-4, atol=1e-5)
+    sparsity = torch.tensor([0.0, 0.7], device="cuda")
+    for sampler in (sp.sparse_batch, sp.correlated_batch):
+        batch = sampler(8, 6, sparsity, torch.Generator("cuda").manual_seed(0))
+        assert batch.device.type == "cuda" and (batch[:, 0] > 0).all()
+    importance = torch.ones(5, device="cuda")
+    history = sp.train(
+        model,
+        lambda n: sp.sparse_batch(n, 5, sparsity),
+        lambda y, x: sp.importance_weighted_loss(y, x, importance),
+        200,
+    )
+    assert (history[-1] < history[0]).all()
