@@ -74,14 +74,18 @@ def module(answer: Callable, inputs: Inputs) -> dict[str, Any]:
 
 
 def draw(answer: Callable, inputs: Inputs) -> dict[str, Any]:
-    """Draws from a sampler whose last input is a random generator: once, again from the same state, and once more."""
-    *_, last = inputs
-    state = inputs[last].get_state()
-    first = invoke(answer, inputs)
-    following = invoke(answer, inputs)
-    inputs[last].set_state(state)
-    again = invoke(answer, inputs)
-    return {"draw": first, "repeats": _same(first, again), "moves_on": not _same(first, following)}
+    """Draws twice from a sampler whose last input is a random generator, and once more from its first state.
+
+    Where that input is None there is no state to go back to: `repeats` is None.
+    """
+    generator = list(inputs.values())[-1]
+    state = generator.get_state() if generator else None
+    first, following = invoke(answer, inputs), invoke(answer, inputs)
+    repeats = None
+    if generator:
+        generator.set_state(state)
+        repeats = _same(first, invoke(answer, inputs))
+    return {"draw": first, "repeats": repeats, "moves_on": not _same(first, following)}
 
 
 def other_device(answer: Callable, inputs: Inputs) -> list[str] | None:

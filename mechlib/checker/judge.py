@@ -20,7 +20,8 @@ class Verdict:
     `kind` is "pass"; "mistake" when a named mistake gives the same result; else what went wrong: one of the kinds
     of `Failure` or of `Difference`, or "changed_inputs".
 
-    `mistakes` names every mistake that would have given this outcome; `run` chooses among them.
+    `mistakes` names every mistake that would have given this outcome; `run` chooses among them. `plain` is the
+    sentence without them: what differs.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Verdict:
     details: list[tuple[str, str]] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
     part: str = ""
+    plain: str = ""
 
     @property
     def passed(self) -> bool:
@@ -40,6 +42,8 @@ def judge(exercise: Exercise, case: Case, outcome: Outcome, suspects: Sequence[M
     Args:
         suspects: the named mistakes to compare a wrong outcome with; all of the exercise's unless told.
     """
+    if outcome.failure and outcome.failure.kind == "unsupported":
+        return Verdict("pass", part=case.part)  # PyTorch's gap, not the student's mistake
     if outcome.failure:
         return Verdict(outcome.failure.kind, *_explain_failure(exercise, case, outcome.failure), part=case.part)
     expected = _run_own(exercise.reference, case)
@@ -47,10 +51,11 @@ def judge(exercise: Exercise, case: Case, outcome: Outcome, suspects: Sequence[M
     if difference is None:
         return Verdict("pass", part=case.part)
     suspects = exercise.mistakes if suspects is None else suspects
-    mistakes = [mistake for mistake in suspects if _is_mistake(exercise, case, mistake, outcome)]
+    mistakes = [mistake for mistake in suspects if is_mistake(exercise, case, mistake, outcome)]
     details = _details(case, difference, outcome)
     if mistakes:
-        return Verdict("mistake", mistakes[0].sentence, details, [m.name for m in mistakes], case.part)
+        names = [mistake.name for mistake in mistakes]
+        return Verdict("mistake", mistakes[0].sentence, details, names, case.part, difference.sentence)
     return Verdict(difference.kind, difference.sentence, details, part=case.part)
 
 
@@ -75,7 +80,10 @@ def _run_own(answer: Any, case: Case) -> Outcome:
     return Outcome.decode(observe(answer, request(case)).encode())
 
 
-def _is_mistake(exercise: Exercise, case: Case, mistake: Mistake, outcome: Outcome) -> bool:
+def is_mistake(exercise: Exercise, case: Case, mistake: Mistake, outcome: Outcome) -> bool:
+    """Whether a named mistake does on this case what the answer did."""
+    if outcome.failure:
+        return False
     wrong = _run_own(mistake.answer, case)
     if wrong.failure:
         return False

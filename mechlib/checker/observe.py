@@ -27,7 +27,8 @@ MAX_PRINTED = 2000
 class Failure:
     """Why an answer gave no result.
 
-    `kind` is one of: not_callable, not_written, arguments, unusable, device, used_reference, raised.
+    `kind` is one of: not_written, arguments, unusable, device, used_reference, unsupported (PyTorch lacks an
+    operation for this dtype), raised.
     """
 
     kind: str
@@ -104,8 +105,10 @@ def explain(error: BaseException) -> Failure:
         (UsedReference, "used_reference"),
     ]
     kind = next((name for kind, name in kinds if isinstance(error, kind)), "raised")
-    if kind == "not_written" and type(error) is not NotImplementedError:
+    if kind == "not_written" and str(error):  # a stub says nothing; PyTorch says what it has not implemented
         kind = "raised"
+    if "not implemented for 'BFloat16'" in str(error):
+        kind = "unsupported"
     message = str(error) if kind != "raised" else f"{type(error).__name__}: {error}".removesuffix(": ")
     return Failure(kind, message[:1000], _students_line(error))
 

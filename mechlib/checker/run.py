@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from mechlib.checker.encoding import TooLarge
 from mechlib.checker.exercise import Case, Exercise, Mistake
-from mechlib.checker.judge import Verdict, judge
+from mechlib.checker.judge import Verdict, is_mistake, judge
 from mechlib.checker.observe import Failure, Outcome, observe, request
 
 
@@ -18,8 +17,8 @@ from mechlib.checker.observe import Failure, Outcome, observe, request
 class Report:
     """What a check found out.
 
-    `status` is "pass", "partly", "fail", "borrowed" or "not_written". `verdict` is the one to show: the first that did not pass.
-    `mistake` is the name of the mistake, where it is a known one.
+    `status` is "pass", "partly", "fail", "borrowed" or "not_written". `verdict` is the one to show: the first that did
+    not pass. `mistake` is the name of the mistake, where it is a known one.
     """
 
     id: str
@@ -31,33 +30,31 @@ class Report:
     parts: dict[str, bool] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One case, what the answer did on it, and the judgement."""
+
+    case: Case
+    outcome: Outcome
+    verdict: Verdict
+
+
 def run(exercise: Exercise, answer: Callable, seed: int = 0) -> Report:
     """Checks an answer on every case that the seed gives."""
     if answer is exercise.reference:
         return Report(exercise.id, "borrowed", 0.0, exercise.points, Verdict("borrowed", _BORROWED))
-    verdicts: list[Verdict] = []
+    trials: list[Trial] = []
     # Cases are small: one thread is quickest, and on a busy machine many threads are very slow.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for case in exercise.cases(seed):
             outcome = observe_encoded(answer, case, exercise.reference)
-            verdicts.append(judge(exercise, case, outcome, _suspects(exercise, verdicts)))
+            verdict = judge(exercise, case, outcome, _suspects(exercise, trials, case.part))
+            trials.append(Trial(case, outcome, verdict))
+        return report(exercise, trials)
     finally:
         torch.set_num_threads(threads)
-    return report(exercise, verdicts)
-
-
-def _suspects(exercise: Exercise, verdicts: list[Verdict]) -> list[Mistake]:
-    """The mistakes still worth comparing with, so that a check of a wrong answer stays quick.
-
-    Once a case has named some, the later ones only choose among these; after three unexplained cases none is tried.
-    """
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    named = next((set(verdict.mistakes) for verdict in failed if verdict.mistakes), None)
-    if named is not None:
-        return [mistake for mistake in exercise.mistakes if mistake.name in named] if len(named) > 1 else []
-    return list(exercise.mistakes) if len(failed) < 3 else []
 
 
 _BORROWED = "This is the library's own function: use it to go on. It earns no points."
@@ -72,30 +69,54 @@ def observe_encoded(answer: Callable, case: Case, reference: Callable | None) ->
         return Outcome(failure=Failure("unusable", f"Your answer returns too much data: {error}."))
 
 
-def report(exercise: Exercise, verdicts: list[Verdict]) -> Report:
+def report(exercise: Exercise, trials: list[Trial]) -> Report:
     """Adds up the verdicts: a part is earned when all of its cases pass."""
     parts = {
-        part: all(verdict.passed for verdict in verdicts if verdict.part == part) for part in exercise.points_by_part()
+        part: all(trial.verdict.passed for trial in trials if trial.case.part == part)
+        for part in exercise.points_by_part()
     }
-    earned = sum(points for part, points in exercise.points_by_part().items() if parts[part])
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    if not failed:
-        return Report(exercise.id, "pass", float(earned), exercise.points, Verdict("pass"), parts=parts)
-    shown, mistake = _explain(exercise, failed)
+    earned = float(sum(points for part, points in exercise.points_by_part().items() if parts[part]))
+    failed = next((trial.verdict for trial in trials if not trial.verdict.passed), None)
+    if failed is None:
+        return Report(exercise.id, "pass", earned, exercise.points, Verdict("pass"), parts=parts)
+    shown, mistake = _explain(exercise, trials, failed)
     status = "not_written" if shown.kind == "not_written" else "partly" if earned else "fail"
-    return Report(exercise.id, status, float(earned), exercise.points, shown, mistake, parts)
+    return Report(exercise.id, status, earned, exercise.points, shown, mistake, parts)
 
 
-def _explain(exercise: Exercise, failed: list[Verdict]) -> tuple[Verdict, str | None]:
-    """The verdict to show, and the mistake that explains most of the failed cases.
+def _suspects(exercise: Exercise, trials: list[Trial], part: str) -> list[Mistake]:
+    """The mistakes worth comparing with on the next case, so that a check of a wrong answer stays quick.
 
-    One case may not tell two mistakes apart (without negative weights, a forgotten absolute value does not show); all cases
-    together usually do.
+    All of them until a case of this part has named some, but not after three cases that named none.
     """
-    votes = Counter(name for verdict in failed for name in verdict.mistakes)
-    if not votes:
-        return failed[0], None
-    most = max(votes.values())
-    chosen = next(mistake for mistake in exercise.mistakes if votes[mistake.name] == most)
-    shown = next(verdict for verdict in failed if chosen.name in verdict.mistakes)
-    return Verdict("mistake", chosen.sentence, shown.details, shown.mistakes, shown.part), chosen.name
+    failed = [trial.verdict for trial in trials if trial.case.part == part and not trial.verdict.passed]
+    named = any(verdict.mistakes for verdict in failed)
+    return [] if named or len(failed) >= 3 else list(exercise.mistakes)
+
+
+def _explain(exercise: Exercise, trials: list[Trial], failed: Verdict) -> tuple[Verdict, str | None]:
+    """The verdict to show for an answer that failed, and the name of its mistake, if it is a known one.
+
+    One case may look like a mistake by coincidence. A mistake that was really made does what the answer does on
+    nearly every case of the part, also on those that pass; so the one that agrees most is chosen, and
+    if that is no more than two thirds of the cases, none is claimed.
+    """
+    part = [trial for trial in trials if trial.case.part == failed.part]
+    named = {name for trial in part for name in trial.verdict.mistakes}
+    suspects = [mistake for mistake in exercise.mistakes if mistake.name in named]
+
+    def agreement(mistake: Mistake) -> tuple[float, float]:
+        return _agreement(exercise, mistake, part), _agreement(exercise, mistake, trials)
+
+    chosen = max(suspects, key=agreement, default=None)
+    if chosen is None or agreement(chosen)[0] <= 2 / 3:
+        plain = failed.kind != "mistake"
+        return failed if plain else replace(failed, kind="value", sentence=failed.plain), None
+    shown = next(trial.verdict for trial in part if chosen.name in trial.verdict.mistakes)
+    return replace(shown, sentence=chosen.sentence), chosen.name
+
+
+def _agreement(exercise: Exercise, mistake: Mistake, trials: list[Trial]) -> float:
+    """The share of cases on which the mistake does what the answer did. Where it runs (the device) does not count."""
+    told = [is_mistake(exercise, t.case, mistake, t.outcome) for t in trials if t.case.drive != "other_device"]
+    return sum(told) / len(told) if told else 0.0

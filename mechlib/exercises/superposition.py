@@ -35,16 +35,20 @@ def weight_cases(
     """Cases for functions of the weights alone; `truth(W)` gives the fact that must hold for these weights."""
 
     def cases(seed: int) -> Iterable[Case]:
-        dead = weights(seed + 1, 2, 3, 4)
+        dead, short = weights(seed + 1, 2, 3, 4), weights(seed + 6, 4, 3, 2)
         dead[0, :, 2] = 0
+        short[0, :, 1] = torch.tensor([1.0, -1.0, 0.0])
+        short[1, :, 0] = torch.tensor([0.006, 0.0, -0.008])
         tries = [
             (weights(seed, 3, 4, 6), ""),
             (weights(seed + 2, 1, 2, 5), "a batch of one instance"),
             (weights(seed + 3, 2, 5, 3), "more hidden dimensions than features"),
-            (weights(seed + 4, 2, 3, 1), "a single feature"),
+            (weights(seed + 4, 4, 3, 1), "a single feature"),
+            (weights(seed + 7, 3, 3, 3), "as many instances as hidden dimensions and features"),
             (pentagon(), "a pentagon: five unit vectors, 72 degrees apart"),
             (dead, "feature 2 of instance 0 is not represented: its column of W is zero"),
-            (weights(seed + 5, 2, 3, 7, dtype=torch.bfloat16), "bfloat16 weights"),
+            (short, "a column whose entries sum to zero, and one of length 0.01"),
+            (weights(seed + 5, 5, 3, 7, dtype=torch.bfloat16), "bfloat16 weights"),
         ]
         for W, note in tries:
             yield Case({"W": W}, note=note, truth=truth(W))
@@ -226,7 +230,7 @@ SUPERPOSITION_INDEX = Exercise(
 
 
 def _off_diagonal_keep_nan(overlaps: Tensor) -> Tensor:
-    return overlaps.masked_fill(torch.eye(overlaps.shape[-1], dtype=torch.bool), 0).sum(dim=2)
+    return overlaps.masked_fill(torch.eye(overlaps.shape[-1], dtype=torch.bool, device=overlaps.device), 0).sum(dim=2)
 
 
 # -------------------------------------------------------------------------------------------------------- sparse_batch
@@ -245,11 +249,13 @@ def _sample_statistics(x: Tensor) -> dict[str, Tensor]:
         "how often features f and f + 1 are active together": active * (neighbour > 0),
         "how often features f and f + 2 are active together": active * active.roll(-2, dims=2),
         "the mean product of features f and f + 1": x * neighbour,
+        "the mean product of features f and f + 2": x * x.roll(-2, dims=2),
         "how often a feature is active in two instances at once": active * active.roll(-1, dims=1),
         "the mean product of a feature in two instances": x * x.roll(-1, dims=1),
     }
     flat = {name: column.flatten(1) for name, column in columns.items()}
     # Pairs of rows that do not overlap, so that the draws stay independent.
+    flat["the mean product of two rows, one from each half"] = (x[: rows // 2] * x[rows // 2 : rows]).flatten(1)
     flat["how often a feature is active in two rows at once"] = (active[:rows:2] * active[1:rows:2]).flatten(1)
     return flat
 
@@ -283,6 +289,7 @@ def sample_cases(sparsities: list[float]) -> Callable[[int], Iterable[Case]]:
             drive="draw",
             note="float64, and an instance in which every feature is always 0",
         )
+        yield Case({**inputs(3_000, 4, sparsities), "generator": None}, drive="draw", note="no generator is given")
         yield Case(
             {**inputs(8, 4, sparsities), "generator": None},
             drive="other_device",
@@ -582,6 +589,7 @@ def _start_properties(parameters: dict[str, Tensor]) -> dict[str, bool]:
         "W has a sensible size": bool(0.01 < size < 3),
         "instances differ": len(W) == 1 or not torch.equal(W[0], W[1]),
         "columns differ": not torch.equal(W[..., 0], W[..., 1]),
+        "rows differ": W.shape[1] == 1 or not torch.equal(W[:, 0], W[:, 1]),
     }
 
 
@@ -672,12 +680,11 @@ def loss_cases(seed: int) -> Iterable[Case]:
         (7, 3, 5, torch.float32, ""),
         (1, 2, 4, torch.float32, "a batch of one example"),
         (6, 1, 3, torch.float64, "a single instance, float64"),
+        (5, 4, 4, torch.float32, "as many instances as features"),
         (3, 4, 2, torch.bfloat16, "bfloat16"),
     ]:
-        prediction, target = (
-            draw(batch, instances, features, dtype=dtype),
-            draw(batch, instances, features, dtype=dtype),
-        )
+        prediction = 4 * draw(batch, instances, features, dtype=dtype)  # some errors are larger than 1
+        target = draw(batch, instances, features, dtype=dtype)
         inputs = {"prediction": prediction, "target": target, "importance": draw(features, dtype=dtype)}
         yield Case(inputs, drive="gradient", settings={"wrt": "prediction"}, note=note)
     inputs = {"prediction": draw(6, 3, 4), "target": draw(6, 3, 4), "importance": draw(3, 4)}
@@ -953,6 +960,9 @@ def polysemanticity_cases(seed: int) -> Iterable[Case]:
     scales = torch.tensor([0.1, 1.0, 10.0])[None, :, None]
     yield Case({"W": weights(seed + 3, 2, 3, 8) * scales, "threshold": 0.5}, note="neurons of very different sizes")
     yield Case({"W": weights(seed + 4, 2, 3, 5, dtype=torch.bfloat16), "threshold": 0.5}, note="bfloat16 weights")
+    yield Case(
+        {"W": weights(seed + 6, 3, 4, 6), "threshold": 0.0}, note="a threshold of 0: every positive response counts"
+    )
     yield Case({"W": weights(seed + 5, 2, 4, 8)}, note="the threshold left at its default, 0.5")
     yield Case({"W": weights(seed, 3, 5, 7), "threshold": 0.5}, drive="other_device", compare=comparing.other_device)
 

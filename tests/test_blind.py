@@ -1,0 +1,30 @@
+"""The third of the three numbers: answers by somebody who has not seen the cases."""
+
+import pytest
+
+from mechlib import exercises
+from mechlib.checker import run
+
+from .blind.superposition import RIGHT, WRONG
+
+pytestmark = pytest.mark.student
+
+
+def answers(rows):
+    return [pytest.param(row[0], row[2], id=f"{row[0]}-{row[1]}") for row in rows]
+
+
+@pytest.mark.parametrize("id, answer", answers(WRONG))
+def test_wrong_answers_are_rejected(id, answer):
+    report = run(exercises.get(id), answer)
+    assert report.status in ("fail", "partly")
+    assert report.verdict.sentence
+
+
+@pytest.mark.parametrize("id, answer", answers(RIGHT))
+def test_right_answers_are_accepted(id, answer):
+    assert run(exercises.get(id), answer).status == "pass"
+
+
+def test_the_ten_typical_ones_are_told_by_their_own_sentence():
+    assert [name for id, name, answer, _ in WRONG[:10] if run(exercises.get(id), answer).mistake is None] == []
