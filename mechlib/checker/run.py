@@ -11,7 +11,7 @@ import torch
 from mechlib.checker.encoding import TooLarge
 from mechlib.checker.exercise import Case, Exercise, Mistake
 from mechlib.checker.judge import Verdict, judge
-from mechlib.checker.observe import Failure, Outcome, observe, request
+from mechlib.checker.observe import Failure, Outcome, observe, request, usual_torch
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ def run(exercise: Exercise, answer: Callable, seed: int = 0) -> Report:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for case in exercise.cases(seed):
-            outcome = observe_encoded(answer, case, exercise.reference)
-            verdicts.append(judge(exercise, case, outcome, _suspects(exercise, verdicts)))
+        with usual_torch():
+            for case in exercise.cases(seed):
+                outcome = observe_encoded(answer, case, exercise.reference)
+                verdicts.append(judge(exercise, case, outcome, _suspects(exercise, verdicts)))
     finally:
         torch.set_num_threads(threads)
     return report(exercise, verdicts)
@@ -60,6 +61,7 @@ def _suspects(exercise: Exercise, verdicts: list[Verdict]) -> list[Mistake]:
     return list(exercise.mistakes) if len(failed) < 3 else []
 
 
+_NOT_ALL = "(That explains the case below. Others fail for another reason.)"
 _BORROWED = "This is the library's own function: use it to go on. It earns no points."
 
 
@@ -70,6 +72,8 @@ def observe_encoded(answer: Callable, case: Case, reference: Callable | None) ->
         return Outcome.decode(outcome.encode())
     except TooLarge as error:
         return Outcome(failure=Failure("unusable", f"Your answer returns too much data: {error}."))
+    except Exception as error:  # an object that only looks like a list or a number
+        return Outcome(failure=Failure("unusable", f"Your answer returns something that cannot be read: {error!r}."))
 
 
 def report(exercise: Exercise, verdicts: list[Verdict]) -> Report:
@@ -98,4 +102,6 @@ def _explain(exercise: Exercise, failed: list[Verdict]) -> tuple[Verdict, str | 
     most = max(votes.values())
     chosen = next(mistake for mistake in exercise.mistakes if votes[mistake.name] == most)
     shown = next(verdict for verdict in failed if chosen.name in verdict.mistakes)
-    return Verdict("mistake", chosen.sentence, shown.details, shown.mistakes, shown.part), chosen.name
+    first = next(verdict for verdict in failed if verdict.part == shown.part)
+    sentence = chosen.sentence if shown is first else f"{chosen.sentence} {_NOT_ALL}"
+    return Verdict("mistake", sentence, shown.details, shown.mistakes, shown.part), chosen.name
