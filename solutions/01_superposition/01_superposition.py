@@ -42,7 +42,14 @@ from torch import Tensor, nn
 from mechlib import plots
 from mechlib.check import borrow, check, hint, progress, reveal
 from mechlib.recipes import superposition_sweep
-from mechlib.superposition import AbsoluteValueModel, anticorrelated_batch, classify_geometry, share_near, signed_sparse_batch, train
+from mechlib.superposition import (
+    AbsoluteValueModel,
+    anticorrelated_batch,
+    classify_geometry,
+    share_near,
+    signed_sparse_batch,
+    train,
+)
 
 torch.manual_seed(0)  # the one seed of this notebook
 generator = torch.Generator().manual_seed(0)
@@ -77,12 +84,14 @@ plots.plot_features_in_plane(pentagon, ["five features,\ntwo dimensions"], "A pe
 #
 # **Example:** one instance, two hidden dimensions, two features: `W = [[[3., 0.], [4., 2.]]]` gives `[[5., 2.]]`.
 
+
 # %% exercise="superposition.feature_norms"
 def feature_norms(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor, "instances features"]:
     """The length of every feature's direction."""
     ### BEGIN SOLUTION
     return W.norm(dim=1)
     ### END SOLUTION
+
 
 # %% check="superposition.feature_norms"
 check("superposition.feature_norms", feature_norms)
@@ -106,6 +115,7 @@ check("superposition.feature_norms", feature_norms)
 # **Example:** three features in two dimensions, `W = [[[2., 3., 0.], [0., 4., 0.]]]` gives `[[9., 1.44, 0.]]`: the second feature has 3 along the first one's direction,
 # the first one has 1.2 along the second one's, and the third is not there.
 
+
 # %% exercise="superposition.superposition_index"
 def superposition_index(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor, "instances features"]:
     """For every feature, the sum over the other features j of (unit(W_i) . W_j)^2; 0 where W_i = 0."""
@@ -116,6 +126,7 @@ def superposition_index(W: Float[Tensor, "instances hidden features"]) -> Float[
     return overlap.sum(dim=-1) - overlap.diagonal(dim1=-2, dim2=-1)
     ### END SOLUTION
 
+
 # %% check="superposition.superposition_index"
 check("superposition.superposition_index", superposition_index)
 
@@ -123,7 +134,9 @@ check("superposition.superposition_index", superposition_index)
 overlaps = (pentagon[0].T @ pentagon[0])[0] ** 2
 print("pentagon, norms:              ", [round(v, 3) for v in feature_norms(pentagon)[0].tolist()])
 print("pentagon, superposition index:", [round(v, 3) for v in superposition_index(pentagon)[0].tolist()])
-print(f"the first feature is crossed by a neighbour with {overlaps[1]:.3f}, by one that lies opposite with {overlaps[2]:.3f}")
+print(
+    f"the first feature is crossed by a neighbour with {overlaps[1]:.3f}, by one that lies opposite with {overlaps[2]:.3f}"
+)
 
 # %% [markdown]
 # The features that lie *opposite* interfere most when you count squares: $\cos^2 144° > \cos^2 72°$. But their overlap is **negative**, and we will see that a ReLU
@@ -146,6 +159,7 @@ print(f"the first feature is crossed by a neighbour with {overlaps[1]:.3f}, by o
 #
 # **Example:** `sparse_batch(4, 3, torch.tensor([1.0, 0.0]))` has shape (4, 2, 3); its first instance is all zeros, its second has no zero.
 
+
 # %% exercise="superposition.sparse_batch"
 def sparse_batch(
     batch_size: int, n_features: int, sparsity: Float[Tensor, "instances"], generator: torch.Generator | None = None
@@ -157,6 +171,7 @@ def sparse_batch(
     magnitude = torch.rand(shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype)
     return magnitude * active
     ### END SOLUTION
+
 
 # %% check="superposition.sparse_batch"
 check("superposition.sparse_batch", sparse_batch)
@@ -177,6 +192,7 @@ check("superposition.sparse_batch", sparse_batch)
 #
 # **Example:** with one instance, `W = [[[1., -1.]]]` and `b = [[0., 0.5]]`, the input `[[[1., 0.]]]` gives `[[[1., 0.]]]`, and `[[[0., 1.]]]` gives `[[[0., 1.5]]]`.
 
+
 # %% exercise="superposition.ToyModel"
 class ToyModel(nn.Module):
     """ReLU(W^T W x + b), in many instances at once."""
@@ -195,6 +211,7 @@ class ToyModel(nn.Module):
         return (out + self.b).relu()
         ### END SOLUTION
 
+
 # %% check="superposition.ToyModel"
 check("superposition.ToyModel", ToyModel)
 
@@ -209,6 +226,7 @@ check("superposition.ToyModel", ToyModel)
 #
 # **Example:** prediction `[[[1., 0.]], [[0., 0.]]]` (two examples, one instance, two features), target all zeros, importance `[3., 1.]`: the loss is `[1.5]`.
 
+
 # %% exercise="superposition.importance_weighted_loss"
 def importance_weighted_loss(
     prediction: Float[Tensor, "batch instances features"],
@@ -219,6 +237,7 @@ def importance_weighted_loss(
     ### BEGIN SOLUTION
     return (importance * (prediction - target) ** 2).sum(dim=-1).mean(dim=0)
     ### END SOLUTION
+
 
 # %% check="superposition.importance_weighted_loss"
 check("superposition.importance_weighted_loss", importance_weighted_loss)
@@ -270,7 +289,9 @@ for k, level in enumerate(levels):
     found, winner = names[k * seeds : (k + 1) * seeds], names[best[k]]
     others = [loss for loss, name in zip(losses[k].tolist(), found) if name != winner]
     rest = f"the best seed that did not has {min(others):.4f}" if others else "every seed did"
-    print(f"sparsity {level:.2f}: {found.count(winner):2d} of {seeds} seeds found it (loss {losses[k].min():.4f}); {rest}")
+    print(
+        f"sparsity {level:.2f}: {found.count(winner):2d} of {seeds} seeds found it (loss {losses[k].min():.4f}); {rest}"
+    )
 
 # %% [markdown]
 # So that is superposition. With dense features the model keeps the two most important ones, at right angles, and drops the rest: exactly what linear
@@ -295,14 +316,18 @@ plots.plot_features_in_plane(
 
 # %% tags=["experiment"]
 plots.plot_gram(
-    model.W[best], [f"S = {level:.2f}" for level in levels], "Off the diagonal of $W^T W$: the interference that storing more features costs"
+    model.W[best],
+    [f"S = {level:.2f}" for level in levels],
+    "Off the diagonal of $W^T W$: the interference that storing more features costs",
 )
 
 # %% tags=["experiment"]
 W = model.W[best].detach()
 index, stored = superposition_index(W), feature_norms(W) > 0.5
 for k, level in enumerate(levels):
-    random = superposition_sweep.random_directions(W[k].expand(1000, -1, -1), generator)  # a thousand tries, same lengths
+    random = superposition_sweep.random_directions(
+        W[k].expand(1000, -1, -1), generator
+    )  # a thousand tries, same lengths
     print(
         f"sparsity {level:.2f}: {int(stored[k].sum())} features stored, crossed by {index[k][stored[k]].mean():.2f} on average;"
         f" random directions of the same lengths: {superposition_index(random)[:, stored[k]].mean():.2f}"
@@ -343,12 +368,14 @@ for k, level in enumerate(levels):
 #
 # **Example:** two hidden dimensions and four unit vectors give `[0.5]`.
 
+
 # %% exercise="superposition.dimensions_per_feature"
 def dimensions_per_feature(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor, "instances"]:
     """Hidden dimensions spent on a stored feature: m / ||W||_F^2."""
     ### BEGIN SOLUTION
     return W.shape[1] / W.pow(2).sum(dim=(1, 2))
     ### END SOLUTION
+
 
 # %% check="superposition.dimensions_per_feature"
 check("superposition.dimensions_per_feature", dimensions_per_feature)
@@ -367,6 +394,7 @@ check("superposition.dimensions_per_feature", dimensions_per_feature)
 #
 # **Example:** an antipodal pair and a feature with its own dimension, `W = [[[1., -1., 0.], [0., 0., 1.]]]`, gives `[[0.5, 0.5, 1.]]`.
 
+
 # %% exercise="superposition.feature_dimensionality"
 def feature_dimensionality(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor, "instances features"]:
     """The share of a dimension that each feature has to itself; 0 where W_i = 0."""
@@ -376,6 +404,7 @@ def feature_dimensionality(W: Float[Tensor, "instances hidden features"]) -> Flo
     shared = einsum(unit, W, "inst hidden i, inst hidden j -> inst i j").pow(2).sum(dim=-1)
     return norms.squeeze(1) ** 2 / shared.where(shared > 0, torch.ones_like(shared))
     ### END SOLUTION
+
 
 # %% check="superposition.feature_dimensionality"
 check("superposition.feature_dimensionality", feature_dimensionality)
@@ -414,13 +443,18 @@ print("dimensions per feature:", [f"{d:.2f}" for d in dimensions_per_feature(W).
 sweep = superposition_sweep.load()
 kept = sweep["norms"] > 0.5  # a feature that is not stored has no dimensionality worth counting
 densest = int(sweep["sparsity"].argmin())
-print(f"the densest model: {sweep['per_feature'][densest]:.2f} dimensions per feature, but the largest norm of a feature is {sweep['norms'][densest].max():.2f}")
+print(
+    f"the densest model: {sweep['per_feature'][densest]:.2f} dimensions per feature, but the largest norm of a feature is {sweep['norms'][densest].max():.2f}"
+)
 
 table = []
 for name, value in PLATEAUS.items():
     rows = [(share_near(d[k], [value], 0.01).item(), share_near(c[k], [value], 0.01).item(), 1 / (1 - s.item()))
             for d, c, k, s in zip(sweep["dimensionality"], sweep["control"], kept, sweep["sparsity"]) if k.sum() >= 5]  # fmt: skip
-    everywhere = share_near(sweep["dimensionality"][kept], [value], 0.01).item(), share_near(sweep["control"][kept], [value], 0.01).item()
+    everywhere = (
+        share_near(sweep["dimensionality"][kept], [value], 0.01).item(),
+        share_near(sweep["control"][kept], [value], 0.01).item(),
+    )
     most, random_there, at = max(rows)
     table.append((name, most, max(random for _, random, _ in rows)))
     print(
@@ -429,7 +463,10 @@ for name, value in PLATEAUS.items():
     )
 
 # %% tags=["experiment", "finding"]
-print("Plateaus that show (their best sparsity beats random directions at any sparsity):", [name for name, most, random in table if most > random + 0.05])
+print(
+    "Plateaus that show (their best sparsity beats random directions at any sparsity):",
+    [name for name, most, random in table if most > random + 0.05],
+)
 print("Plateaus that do not show in our sweep:", [name for name, most, random in table if most <= random + 0.05])
 
 # %% tags=["experiment"]
@@ -474,14 +511,18 @@ plots.plot_dimensions_per_feature(
 #
 # **Example:** `strategy_losses(torch.tensor(0.5), torch.tensor(2.0))` is `[0.2083, 0.1042, 0.1250]`.
 
+
 # %% exercise="superposition.strategy_losses"
-def strategy_losses(sparsity: Float[Tensor, "*shape"], importance: Float[Tensor, "*shape"]) -> Float[Tensor, "3 *shape"]:
+def strategy_losses(
+    sparsity: Float[Tensor, "*shape"], importance: Float[Tensor, "*shape"]
+) -> Float[Tensor, "3 *shape"]:
     """Expected losses of keeping feature 1, keeping feature 2, and the antipodal pair."""
     ### BEGIN SOLUTION
     p = 1 - sparsity
     variance = p / 3 - p**2 / 4
     return torch.stack(torch.broadcast_tensors(importance * variance, variance, (1 + importance) * p**2 / 6))
     ### END SOLUTION
+
 
 # %% check="superposition.strategy_losses"
 check("superposition.strategy_losses", strategy_losses)
@@ -517,7 +558,11 @@ theory = theory_losses.argmin(dim=0)
 plots.plot_phase_diagram(
     relative,
     density,
-    {"theory": theory.view(11, 11), "trained, best of 8": trained.view(11, 11), "trained, one seed": phases[:, 0].view(11, 11)},
+    {
+        "theory": theory.view(11, 11),
+        "trained, best of 8": trained.view(11, 11),
+        "trained, one seed": phases[:, 0].view(11, 11),
+    },
     "Rare features of similar importance share one dimension; theory's boundary is black",
 )
 
@@ -526,14 +571,21 @@ agree = trained == theory
 shuffled = theory[torch.randperm(121, generator=generator)]
 ordered = theory_losses.sort(dim=0).values
 close_call = ordered[1] / ordered[0]
-print(f"training (best of 8) does what theory says in {agree.float().mean():.0%} of the cells; a single seed in {(phases[:, 0] == theory).float().mean():.0%}")
+print(
+    f"training (best of 8) does what theory says in {agree.float().mean():.0%} of the cells; a single seed in {(phases[:, 0] == theory).float().mean():.0%}"
+)
 print(f"control: with theory's answers shuffled, {(trained == shuffled).float().mean():.0%}")
 print(f"how much worse theory's second choice is: {close_call.median():.1f} times in the median cell,", end=" ")
-print(f"at most {close_call[~agree].max():.2f} times where they disagree" if (~agree).any() else "and they never disagree")
+print(
+    f"at most {close_call[~agree].max():.2f} times where they disagree" if (~agree).any() else "and they never disagree"
+)
 
 # %% tags=["experiment", "finding"]
 print("Theory and training agree in more than 85% of the cells:", bool(agree.float().mean() > 0.85))
-print("Where they disagree, theory's first two choices are within 25% of each other:", bool((close_call[~agree] < 1.25).all()))
+print(
+    "Where they disagree, theory's first two choices are within 25% of each other:",
+    bool((close_call[~agree] < 1.25).all()),
+)
 
 # %% [markdown]
 # Superposition is not a gradual thing: crossing the boundary, the best strategy switches. It is a **phase change**. Theory and training disagree only where two strategies cost nearly the same; there the trained
@@ -554,6 +606,7 @@ print("Where they disagree, theory's first two choices are within 25% of each ot
 #
 # **Example:** in `correlated_batch(1000, 4, torch.tensor([0.7]))` columns 0 and 1 are zero in the same rows (about 700 of them), and columns 2 and 3 in other ones.
 
+
 # %% exercise="superposition.correlated_batch"
 def correlated_batch(
     batch_size: int, n_features: int, sparsity: Float[Tensor, "instances"], generator: torch.Generator | None = None
@@ -565,6 +618,7 @@ def correlated_batch(
     active = pair_active.repeat_interleave(2, dim=-1)
     return torch.rand(active.shape, generator=generator, device=sparsity.device, dtype=sparsity.dtype) * active
     ### END SOLUTION
+
 
 # %% check="superposition.correlated_batch"
 check("superposition.correlated_batch", correlated_batch)
@@ -601,10 +655,20 @@ for name, sampler in worlds.items():
     print(f"{name}: partners are", ", ".join(f"{what} in {share:.0%}" for what, share in shares[name].items()))
 
 # %% tags=["experiment"]
-plots.plot_shares(shares, "share of pairs (100 seeds)", "Partners that come together go orthogonal, partners that exclude each other antipodal", chance=1 / 3)
+plots.plot_shares(
+    shares,
+    "share of pairs (100 seeds)",
+    "Partners that come together go orthogonal, partners that exclude each other antipodal",
+    chance=1 / 3,
+)
 
 # %% tags=["experiment"]
-plots.plot_features_in_plane(torch.stack(examples), list(shares), "Partners share a colour: the lowest-loss seed of 100 in each world", pairs=True)
+plots.plot_features_in_plane(
+    torch.stack(examples),
+    list(shares),
+    "Partners share a colour: the lowest-loss seed of 100 in each world",
+    pairs=True,
+)
 
 # %% tags=["experiment", "finding"]
 for kind in ("orthogonal", "antipodal"):
@@ -630,6 +694,7 @@ for kind in ("orthogonal", "antipodal"):
 #
 # **Example:** `W = [[[1., 0.6, 0.2, -2.], [-1., 0., -3., -1.]]]` with threshold 0.5 gives `[[2, 0]]`.
 
+
 # %% exercise="superposition.polysemanticity"
 def polysemanticity(
     W: Float[Tensor, "instances hidden features"], threshold: float = 0.5
@@ -641,8 +706,10 @@ def polysemanticity(
     return ((response > 0) & (response >= threshold * largest)).sum(dim=-1)
     ### END SOLUTION
 
+
 # %% check="superposition.polysemanticity"
 check("superposition.polysemanticity", polysemanticity)
+
 
 # %% tags=["experiment"]
 class ReluHiddenModel(ToyModel):
@@ -675,7 +742,12 @@ for name, kind in {"ReLU neurons": ReluHiddenModel, "linear hidden layer": ToyMo
         losses = importance_weighted_loss(model(x), x, importance).view(-1, seeds)
         model.W.copy_(rotation @ W)
         rotated = importance_weighted_loss(model(x), x, importance).view(-1, seeds)
-        off = (einsum(W, x, "inst hidden feat, batch inst feat -> batch inst hidden") <= 0).float().mean(dim=(0, 2)).view(-1, seeds)
+        off = (
+            (einsum(W, x, "inst hidden feat, batch inst feat -> batch inst hidden") <= 0)
+            .float()
+            .mean(dim=(0, 2))
+            .view(-1, seeds)
+        )
     counts = polysemanticity(W).view(-1, seeds, 5).float()
     monosemantic[name] = (counts == 1).float().mean(dim=(1, 2))
     if kind is ReluHiddenModel:
@@ -686,9 +758,13 @@ for name, kind in {"ReLU neurons": ReluHiddenModel, "linear hidden layer": ToyMo
         features_a_neuron = counts.mean(dim=(1, 2))
         silent = off.mean(dim=1)
         of_the_best = counts[torch.arange(len(levels)), best].int().tolist()
-    print(f"{name}: a random rotation of the hidden space multiplies the loss by {(rotated / losses).median():.2f} (median)")
+    print(
+        f"{name}: a random rotation of the hidden space multiplies the loss by {(rotated / losses).median():.2f} (median)"
+    )
 for level, mean, best_counts, share in zip(levels, features_a_neuron, of_the_best, silent):
-    print(f"ReLU neurons, sparsity {level:.2f}: {mean:.2f} features a neuron on average; lowest-loss seed {best_counts}; silent {share:.0%} of the time")
+    print(
+        f"ReLU neurons, sparsity {level:.2f}: {mean:.2f} features a neuron on average; lowest-loss seed {best_counts}; silent {share:.0%} of the time"
+    )
 
 # %% tags=["experiment"]
 random = polysemanticity(torch.randn(2000, 5, 10, generator=generator))
@@ -704,7 +780,11 @@ plots.plot_lines(
 
 # %% tags=["experiment"]
 show = [1, 3, 5]
-plots.plot_neurons(neurons[show], [f"S = {levels[k]:.2f}" for k in show], "The sparser the features, the more of them in each ReLU neuron")
+plots.plot_neurons(
+    neurons[show],
+    [f"S = {levels[k]:.2f}" for k in show],
+    "The sparser the features, the more of them in each ReLU neuron",
+)
 
 # %% tags=["experiment", "finding"]
 print("Monosemantic in the lowest-loss seed at sparsity 0.50:", of_the_best[1] == [1] * 5)
@@ -748,6 +828,7 @@ print("More features a neuron at sparsity 0.95 than at 0.50:", bool(features_a_n
 #
 # **Example:** with the weights of `absolute_value_weights(3, 4)` the input `[-0.5, 0.2, 0.9]` gives `[0.5, 0.2, 0.]`.
 
+
 # %% exercise="superposition.absolute_value_weights"
 def absolute_value_weights(
     n_features: int, n_hidden: int
@@ -760,6 +841,7 @@ def absolute_value_weights(
         W_out[i, 2 * i], W_out[i, 2 * i + 1] = 1.0, 1.0
     return W_in, W_out, torch.zeros(n_features)
     ### END SOLUTION
+
 
 # %% check="superposition.absolute_value_weights"
 check("superposition.absolute_value_weights", absolute_value_weights)
@@ -808,8 +890,13 @@ plots.plot_lines(
 )
 
 # %% tags=["experiment", "finding"]
-print("At sparsity 0.90 and 0.95 training beats the hand-written weights by more than a tenth:", bool((ratio[-2:] < 0.9).all()))
-print("There it is worth more features than it could compute without superposition:", bool((computed[-2:] > m // 2).all()))
+print(
+    "At sparsity 0.90 and 0.95 training beats the hand-written weights by more than a tenth:",
+    bool((ratio[-2:] < 0.9).all()),
+)
+print(
+    "There it is worth more features than it could compute without superposition:", bool((computed[-2:] > m // 2).all())
+)
 print("At sparsity 0 and 0.50 training wins nothing (less than 5%):", bool((ratio[:2] > 0.95).all()))
 
 # %% [markdown]
