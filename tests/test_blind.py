@@ -1,11 +1,10 @@
 """The third of the three numbers: answers by somebody who has not seen the cases."""
 
 import pytest
+from blind.superposition import RIGHT, WRONG
 
 from mechlib import exercises
 from mechlib.checker import run
-
-from .blind.superposition import RIGHT, WRONG
 
 pytestmark = pytest.mark.student
 

@@ -1,6 +1,8 @@
 """The machinery of checking: what crosses between the two sides, and what each kind of failure says."""
 
 import math
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -81,6 +83,20 @@ def test_endless_structures_are_cut():
     assert "deeply" in str(decode(encode(loop)))
 
 
+def test_half_a_surrogate_pair_can_be_shown():
+    assert decode(encode("a\ud800")) == "a?"
+
+
+def test_dtypes_that_safetensors_cannot_read_cross_as_their_name():
+    back = decode(encode(torch.ones(3).to(torch.float8_e8m0fnu)))
+    assert back == Other("tensor (torch.float8_e8m0fnu, cpu)")
+
+
+def test_numpy_arrays_of_any_layout_cross():
+    array = np.arange(3.0)[::-1]
+    assert np.array_equal(decode(encode(array)), array)
+
+
 def test_recipes_travel_and_are_built_on_the_other_side():
     case = Case({"generator": Recipe("generator", {"seed": 3})})
     outcome = observe(lambda generator: torch.rand(2, generator=generator), request(case))
@@ -152,6 +168,50 @@ def test_every_way_to_fail_has_its_own_sentence(answer, kind, words):
     verdict = fails(answer).verdict
     assert verdict.kind == kind
     assert words in verdict.sentence
+
+
+class UnreadableDict(dict):
+    def items(self):
+        raise RuntimeError("mine")
+
+
+class UnreadableError(Exception):
+    def __str__(self):
+        raise RuntimeError("mine")
+
+
+def endless():
+    loop: list = []
+    loop.append(loop)
+    return loop
+
+
+def doubling():
+    tree: list = []
+    for _ in range(31):
+        tree = [tree, tree]
+    return tree
+
+
+@pytest.mark.parametrize(
+    "result, words",
+    [
+        (endless, "of type list"),
+        (doubling, "too much data"),
+        (lambda: torch.zeros(1).expand(2**40), "too much data"),
+        (lambda: 10**5000, "object of type int"),
+        (lambda: UnreadableDict(a=1), "cannot be read"),
+    ],
+)
+def test_strange_results_have_a_sentence_too(result, words):
+    assert words in fails(lambda x: result()).verdict.sentence
+
+
+def test_an_exception_without_a_message_is_shown():
+    def answer(x):
+        raise UnreadableError
+
+    assert "UnreadableError" in dict(fails(answer).verdict.details)["exception"]
 
 
 def test_a_stub_is_not_written_yet():
@@ -235,6 +295,31 @@ def test_the_reference_is_disabled_under_every_name_and_works_again_afterwards()
     assert alias(1) == 2 and Model()(torch.ones(1)) == 3
 
 
+def test_pytorchs_own_not_implemented_is_no_stub():
+    def answer(x):
+        raise NotImplementedError("\"svd\" not implemented for 'BFloat16'")
+
+    assert fails(answer).verdict.kind == "raised"
+
+
+def test_a_small_guard_against_zero_is_no_mistake():
+    cases = [Case({"x": torch.arange(1.0, 7.0, dtype=torch.float64)})]
+    assert run(exercise(cases=lambda seed: cases), lambda x: x / (0.5 + 1e-6)).status == "pass"
+
+
+def test_numbers_that_look_alike_are_told_apart():
+    details = dict(fails(lambda x: 2 * x * (1 + 2e-4)).verdict.details)
+    assert "expected 2.0, got 2.0004" in details[""]
+
+
+def test_a_mistake_that_explains_only_a_later_case_does_not_claim_all():
+    cases = [Case({"x": torch.ones(2)}), Case({"x": -torch.ones(2)})]
+    absolute = exercise(mistakes=[Mistake("absolute", lambda x: 2 * x.abs(), "Signed!")], cases=lambda seed: cases)
+    assert run(absolute, lambda x: 2 + 0 * x).verdict.sentence == "Signed!"
+    other = run(absolute, lambda x: 2.5 + 0.5 * x).verdict.sentence
+    assert other == "Signed! (That explains the case below. Others fail for another reason.)"
+
+
 def test_a_truth_that_the_reference_cannot_bend():
     def three(x):
         return 3 * x
@@ -280,6 +365,81 @@ def test_the_answers_random_draws_do_not_disturb_the_notebooks():
     torch.manual_seed(1)
     run(exercise(), lambda x: 2 * x + 0 * torch.rand(1) * torch.manual_seed(9).initial_seed())
     assert torch.equal(torch.rand(1), expected)
+
+
+def learns(x, w):
+    """A reference whose gradient counts."""
+    return (x * w).sum()
+
+
+def torch_state():
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+    )
+
+
+@pytest.fixture
+def restored_torch():
+    yield
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.usefixtures("restored_torch")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: torch.set_grad_enabled(False),
+        lambda: torch.set_default_dtype(torch.float64),
+        lambda: torch.set_default_device("meta"),
+    ],
+)
+class TestTorchState:
+    def check(self, answer):
+        def cases(seed):
+            yield Case({"x": torch.rand(3), "w": torch.rand(3)}, drive="gradient", settings={"wrt": "w"})
+
+        return run(exercise(reference=learns, cases=cases, mistakes=[]), answer)
+
+    def test_of_the_notebook_changes_no_verdict(self, change):
+        change()
+        before = torch_state()
+        assert self.check(lambda x, w: (x * w).sum()).status == "pass"
+        assert self.check(lambda x, w: (x * w.detach()).sum()).status == "fail"
+        assert self.check(lambda x, w: (x * w * torch.tensor(1.0)).sum()).status == "pass"
+        assert torch_state() == before
+
+    def test_that_an_answer_changes_is_put_back(self, change):
+        before = torch_state()
+
+        def answer(x, w):
+            change()
+            return (x * w).sum()
+
+        self.check(answer)
+        assert torch_state() == before
+
+
+def test_inference_mode_changes_no_verdict():
+    with torch.inference_mode():
+        assert run(exercise(), lambda x: x + x).status == "pass"
+
+
+def test_the_answer_does_not_write_to_the_notebook(capsys):
+    def answer(x):
+        print("out")
+        print("err", file=sys.stderr)
+        for i in range(100):
+            warnings.warn(f"warning {i}", stacklevel=1)
+        return x
+
+    details = dict(fails(answer).verdict.details)
+    assert details["printed"] == "out\nerr" and details["warning"].count(";") < 10
+    assert capsys.readouterr() == ("", "")
 
 
 def test_too_much_data_is_refused():

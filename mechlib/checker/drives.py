@@ -115,10 +115,15 @@ DRIVES: dict[str, Callable[..., Any]] = {
 
 def devices(value: Any) -> list[str]:
     """The device types of all tensors in plain data, sorted, each once."""
-    if isinstance(value, torch.Tensor):
-        return [value.device.type]
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return sorted({device for child in children for device in devices(child)})
+    found, seen, waiting = set(), set(), [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            found.add(value.device.type)
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))  # a structure may hold itself
+            waiting += value.values() if isinstance(value, dict) else value
+    return sorted(found)
 
 
 def _module(answer: Callable, arguments: Inputs) -> torch.nn.Module:

@@ -7,7 +7,7 @@ student wrote (a class with its own `__eq__`, a patched tensor) reaches the judg
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from mechlib.checker.exercise import Recipe
 
 MAX_BYTES = 256 * 2**20
 MAX_DEPTH = 32
+MAX_INT_BITS = 4096
+NODE_BYTES = 1024  # what each number, string or list counts for on its own
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,40 @@ class TooLarge(ValueError):
     """The data is larger than any answer needs to be."""
 
 
+@dataclass
+class _Store:
+    """The tensors of some data, and how many bytes it may still take."""
+
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    left: int = MAX_BYTES
+
+    def spend(self, n_bytes: int) -> None:
+        self.left -= n_bytes
+        if self.left < 0:
+            raise TooLarge(f"more than {MAX_BYTES // 2**20} MiB")
+
+    def add(self, kind: str, value: Any) -> Any:
+        """Puts a tensor or an array among the tensors and returns the node that points to it."""
+        self.spend(value.itemsize * int(np.prod(value.shape)))
+        try:
+            tensor = torch.as_tensor(np.array(value)) if kind == "array" else value
+            # safetensors wants dense, contiguous tensors that share no memory.
+            tensor = tensor.detach().to_dense().cpu().contiguous().clone().as_subclass(torch.Tensor)
+            probe = tensor[..., :0] if tensor.ndim else tensor
+            safetensors.torch.load(safetensors.torch.save({"probe": probe}))
+        except (RuntimeError, TypeError, ValueError, KeyError, safetensors.SafetensorError, NotImplementedError):
+            return {"other": f"{kind} ({getattr(value, 'dtype', 'unknown')}, {getattr(value, 'device', 'cpu')})"}
+        key = str(len(self.tensors))
+        self.tensors[key] = tensor
+        return {kind: key}
+
+
 def encode(value: Any) -> bytes:
     """Turns plain data into bytes; an object that is not plain data becomes `Other`."""
-    tensors: dict[str, torch.Tensor] = {}
-    tree = json.dumps(_to_tree(value, tensors, 0)).encode()
-    if len(tree) + sum(t.numel() * t.element_size() for t in tensors.values()) > MAX_BYTES:
-        raise TooLarge(f"more than {MAX_BYTES // 2**20} MiB")
-    return len(tree).to_bytes(8, "little") + tree + safetensors.torch.save(tensors)
+    store = _Store()
+    tree = json.dumps(_to_tree(value, store, 0)).encode()
+    store.spend(len(tree))
+    return len(tree).to_bytes(8, "little") + tree + safetensors.torch.save(store.tensors)
 
 
 def decode(data: bytes) -> Any:
@@ -48,26 +77,27 @@ def decode(data: bytes) -> Any:
     return _from_tree(json.loads(data[8:end]), tensors)
 
 
-def _to_tree(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
+def _to_tree(value: Any, store: _Store, depth: int) -> Any:
     if depth > MAX_DEPTH:
         return {"other": "a structure nested too deeply"}
+    store.spend(NODE_BYTES)
 
     def inner(child: Any) -> Any:
-        return _to_tree(child, tensors, depth + 1)
+        return _to_tree(child, store, depth + 1)
 
     match value:
         case None | bool():
             return value
         case np.ndarray() | np.generic():
-            return _store("array", value, tensors)
-        case int():
+            return store.add("array", value)
+        case int() if value.bit_length() <= MAX_INT_BITS:
             return int(value)
         case float():
             return float(value)
         case str():
-            return str(value)
+            return str(value).encode(errors="replace").decode()  # half a surrogate pair cannot be shown
         case torch.Tensor():
-            return _store("tensor", value, tensors)
+            return store.add("tensor", value)
         case Recipe():
             return {"recipe": value.builder, "arguments": inner(dict(value.arguments))}
         case list():
@@ -77,20 +107,6 @@ def _to_tree(value: Any, tensors: dict[str, torch.Tensor], depth: int) -> Any:
         case dict():
             return {"dict": [[inner(key), inner(child)] for key, child in value.items()]}
     return {"other": f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")}
-
-
-def _store(kind: str, value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Puts a tensor or an array among the tensors and returns the node that points to it."""
-    try:
-        tensor = torch.as_tensor(value) if kind == "array" else value
-        # safetensors wants dense, contiguous tensors that share no memory.
-        tensor = tensor.detach().to_dense().cpu().contiguous().clone().as_subclass(torch.Tensor)
-        safetensors.torch.save({"probe": tensor[..., :0] if tensor.ndim else tensor})
-    except (RuntimeError, TypeError, ValueError, KeyError, safetensors.SafetensorError, NotImplementedError):
-        return {"other": f"a {kind} of {getattr(value, 'dtype', 'an unknown type')}"}
-    key = str(len(tensors))
-    tensors[key] = tensor
-    return {kind: key}
 
 
 def _from_tree(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:

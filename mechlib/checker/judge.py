@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mechlib.checker.compare import WRONG_DEVICE, Difference, close, describe
+from mechlib.checker.compare import WRONG_DEVICE, Difference, close, describe, numbers
 from mechlib.checker.exercise import Case, Exercise, Mistake, Recipe
 from mechlib.checker.observe import Failure, Outcome, observe, request
 
@@ -136,7 +136,7 @@ def describe_inputs(inputs: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         if value.numel() <= 4 and value.ndim <= 1:
-            return f"tensor({value.tolist()})"
+            return f"tensor([{numbers(value)}])" if value.ndim else f"tensor({numbers(value)})"
         return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
     if isinstance(value, Recipe):
         return f"{value.builder}({', '.join(f'{k}={v}' for k, v in value.arguments.items())})"

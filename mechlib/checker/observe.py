@@ -21,6 +21,7 @@ from mechlib.checker.encoding import decode, encode
 from mechlib.checker.exercise import Case
 
 MAX_PRINTED = 2000
+MAX_WARNINGS = 5
 
 
 @dataclass(frozen=True)
@@ -75,22 +76,27 @@ def observe(answer: Callable, case: bytes, reference: Callable | None = None) ->
     inputs = recipes.build(fields["inputs"])
     printed = io.StringIO()
     outputs, failure = None, None
-    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        usual_torch(),
+        disabled(reference),
+    ):
         warnings.simplefilter("always")
-        with disabled(reference), torch.random.fork_rng(devices=[]):
-            try:
-                if not callable(answer):
-                    raise drives.Unusable(_not_callable(answer))
-                outputs = drives.DRIVES[fields["drive"]](answer, inputs, **fields["settings"])
-            except (Exception, SystemExit) as error:
-                failure = explain(error)
+        try:
+            if not callable(answer):
+                raise drives.Unusable(_not_callable(answer))
+            outputs = drives.DRIVES[fields["drive"]](answer, inputs, **fields["settings"])
+        except (Exception, SystemExit) as error:
+            failure = explain(error)
     after = {name: value for name, value in inputs.items() if not isinstance(value, torch.Generator)}
     return Outcome(
         outputs=outputs,
         inputs_after=after,
         devices=drives.devices(outputs),
         failure=failure,
-        warnings=sorted({str(warning.message)[:300] for warning in caught}),
+        warnings=sorted({str(warning.message)[:300] for warning in caught})[:MAX_WARNINGS],
         printed=printed.getvalue()[:MAX_PRINTED],
     )
 
@@ -105,12 +111,31 @@ def explain(error: BaseException) -> Failure:
         (UsedReference, "used_reference"),
     ]
     kind = next((name for kind, name in kinds if isinstance(error, kind)), "raised")
-    if kind == "not_written" and str(error):  # a stub says nothing; PyTorch says what it has not implemented
-        kind = "raised"
+    if kind == "not_written" and (type(error) is not NotImplementedError or str(error)):
+        kind = "raised"  # PyTorch's own, as for a dtype that an operation does not know
     if "not implemented for 'BFloat16'" in str(error):
         kind = "unsupported"
-    message = str(error) if kind != "raised" else f"{type(error).__name__}: {error}".removesuffix(": ")
+    message = str(error) if kind != "raised" else "".join(traceback.format_exception_only(error)).strip()
     return Failure(kind, message[:1000], _students_line(error))
+
+
+@contextlib.contextmanager
+def usual_torch() -> Iterator[None]:
+    """PyTorch as it is after `import torch`, whatever the notebook has changed; puts the notebook's state back."""
+    grad, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            _set_torch(True, torch.float32, torch.device("cpu"))
+            yield
+    finally:
+        _set_torch(grad, dtype, device)
+
+
+def _set_torch(grad: bool, dtype: torch.dtype, device: torch.device) -> None:
+    torch.set_grad_enabled(grad)
+    torch.set_default_dtype(dtype)
+    if device != torch.get_default_device():
+        torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextlib.contextmanager
@@ -144,7 +169,7 @@ def _functions(reference: Callable | None) -> list[types.FunctionType]:
 
 def _not_callable(answer: Any) -> str:
     kind = type(answer).__name__
-    return f"The check wants the function itself, but got a {kind}. Pass its name, without parentheses."
+    return f"The check wants the function itself, but got {kind!r}. Pass its name, without parentheses or quotes."
 
 
 _NOT_THEIRS = tuple(

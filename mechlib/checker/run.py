@@ -10,7 +10,7 @@ import torch
 from mechlib.checker.encoding import TooLarge
 from mechlib.checker.exercise import Case, Exercise, Mistake
 from mechlib.checker.judge import Verdict, is_mistake, judge
-from mechlib.checker.observe import Failure, Outcome, observe, request
+from mechlib.checker.observe import Failure, Outcome, observe, request, usual_torch
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ def run(exercise: Exercise, answer: Callable, seed: int = 0) -> Report:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for case in exercise.cases(seed):
-            outcome = observe_encoded(answer, case, exercise.reference)
-            verdict = judge(exercise, case, outcome, _suspects(exercise, trials, case.part))
-            trials.append(Trial(case, outcome, verdict))
-        return report(exercise, trials)
+        with usual_torch():
+            for case in exercise.cases(seed):
+                outcome = observe_encoded(answer, case, exercise.reference)
+                verdict = judge(exercise, case, outcome, _suspects(exercise, trials, case.part))
+                trials.append(Trial(case, outcome, verdict))
+            return report(exercise, trials)
     finally:
         torch.set_num_threads(threads)
 
@@ -67,6 +68,8 @@ def observe_encoded(answer: Callable, case: Case, reference: Callable | None) ->
         return Outcome.decode(outcome.encode())
     except TooLarge as error:
         return Outcome(failure=Failure("unusable", f"Your answer returns too much data: {error}."))
+    except Exception as error:  # an object that only looks like a list or a number
+        return Outcome(failure=Failure("unusable", f"Your answer returns something that cannot be read: {error!r}."))
 
 
 def report(exercise: Exercise, trials: list[Trial]) -> Report:

@@ -5,7 +5,6 @@ typical. What happened is told in docs/blind.md.
 """
 
 import itertools
-import math
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +31,9 @@ def si_cosines(W):
 
 
 def sb_one_draw(batch_size, n_features, sparsity, generator=None):
-    x = torch.rand(batch_size, len(sparsity), n_features, generator=generator, dtype=sparsity.dtype, device=sparsity.device)
+    x = torch.rand(
+        batch_size, len(sparsity), n_features, generator=generator, dtype=sparsity.dtype, device=sparsity.device
+    )
     return torch.where(x >= sparsity[:, None], x, torch.zeros_like(x))
 
 
@@ -82,16 +83,61 @@ def poly_absolute_threshold(W, threshold=0.5):
 
 
 WRONG += [
-    (P + "feature_norms", "row_norms", fn_row_norms, "Takes the norm over features (rows: hidden dims), not over the hidden axis; shape happens to fit for square W."),
-    (P + "superposition_index", "cosines_both_normalised", si_cosines, "Normalises W_j as well, so a long feature crosses no more than a short one."),
-    (P + "sparse_batch", "one_draw_for_both", sb_one_draw, "The same random number decides on/off and size, so active values are uniform in [S, 1] instead of [0, 1]."),
+    (
+        P + "feature_norms",
+        "row_norms",
+        fn_row_norms,
+        "Takes the norm over features (rows: hidden dims), not over the hidden axis; shape happens to fit for square W.",
+    ),
+    (
+        P + "superposition_index",
+        "cosines_both_normalised",
+        si_cosines,
+        "Normalises W_j as well, so a long feature crosses no more than a short one.",
+    ),
+    (
+        P + "sparse_batch",
+        "one_draw_for_both",
+        sb_one_draw,
+        "The same random number decides on/off and size, so active values are uniform in [S, 1] instead of [0, 1].",
+    ),
     (P + "ToyModel", "relu_on_hidden", TMHiddenRelu, "Puts a ReLU on the hidden layer too."),
-    (P + "importance_weighted_loss", "mean_over_features", iwl_all_means, "Averages over the features instead of summing."),
-    (P + "dimensions_per_feature", "sum_of_lengths", dpf_sum_of_lengths, "Divides by the sum of lengths rather than of squared lengths; equal only for unit vectors (as in the example)."),
-    (P + "feature_dimensionality", "cosine_denominator", fd_cosine_denominator, "Normalises W_j in the denominator too; equal only for unit vectors (as in the example)."),
-    (P + "strategy_losses", "p_is_sparsity", sl_density_is_sparsity, "Uses p = S instead of p = 1 - S; the example has S = 0.5 and cannot tell."),
-    (P + "correlated_batch", "same_magnitude", cb_same_magnitude, "Partners get the same magnitude; the zero pattern of the example is right."),
-    (P + "polysemanticity", "absolute_threshold", poly_absolute_threshold, "Compares with the threshold itself, not with threshold times the neuron's largest response; the example's largest response is 1."),
+    (
+        P + "importance_weighted_loss",
+        "mean_over_features",
+        iwl_all_means,
+        "Averages over the features instead of summing.",
+    ),
+    (
+        P + "dimensions_per_feature",
+        "sum_of_lengths",
+        dpf_sum_of_lengths,
+        "Divides by the sum of lengths rather than of squared lengths; equal only for unit vectors (as in the example).",
+    ),
+    (
+        P + "feature_dimensionality",
+        "cosine_denominator",
+        fd_cosine_denominator,
+        "Normalises W_j in the denominator too; equal only for unit vectors (as in the example).",
+    ),
+    (
+        P + "strategy_losses",
+        "p_is_sparsity",
+        sl_density_is_sparsity,
+        "Uses p = S instead of p = 1 - S; the example has S = 0.5 and cannot tell.",
+    ),
+    (
+        P + "correlated_batch",
+        "same_magnitude",
+        cb_same_magnitude,
+        "Partners get the same magnitude; the zero pattern of the example is right.",
+    ),
+    (
+        P + "polysemanticity",
+        "absolute_threshold",
+        poly_absolute_threshold,
+        "Compares with the threshold itself, not with threshold times the neuron's largest response; the example's largest response is 1.",
+    ),
 ]
 
 
@@ -135,11 +181,31 @@ def fn_std(W):
 WRONG += [
     (P + "feature_norms", "squared", fn_squared, "Forgets the square root."),
     (P + "feature_norms", "two_hidden_only", fn_two_hidden_only, "Only looks at the first two hidden dimensions."),
-    (P + "feature_norms", "float32_output", fn_float32, "Fills a float32 tensor: the dtype of a float64 W is lost (prompt: same dtype)."),
-    (P + "feature_norms", "first_instance_for_all", fn_first_instance, "Gives every instance the norms of the first instance."),
-    (P + "feature_norms", "squeezed_instance_axis", fn_sqrt_of_gram_first_axis, "Squeezes the instance axis away when there is one instance: shape (features,) instead of (1, features)."),
+    (
+        P + "feature_norms",
+        "float32_output",
+        fn_float32,
+        "Fills a float32 tensor: the dtype of a float64 W is lost (prompt: same dtype).",
+    ),
+    (
+        P + "feature_norms",
+        "first_instance_for_all",
+        fn_first_instance,
+        "Gives every instance the norms of the first instance.",
+    ),
+    (
+        P + "feature_norms",
+        "squeezed_instance_axis",
+        fn_sqrt_of_gram_first_axis,
+        "Squeezes the instance axis away when there is one instance: shape (features,) instead of (1, features).",
+    ),
     (P + "feature_norms", "l1", fn_l1, "L1 length."),
-    (P + "feature_norms", "rms_two", fn_std, "Root mean square scaled for two hidden dimensions; wrong for any other number."),
+    (
+        P + "feature_norms",
+        "rms_two",
+        fn_std,
+        "Root mean square scaled for two hidden dimensions; wrong for any other number.",
+    ),
 ]
 
 
@@ -214,21 +280,72 @@ def si_square_of_sum(W):
 def si_nan_when_zero_neighbour(W):
     norms = W.norm(dim=1)
     out = _offdiag((W.mT @ W / norms[:, :, None]) ** 2).sum(dim=-1)
-    return out if out.isfinite().all() else torch.nan_to_num(out, nan=0.0) * (norms.min(dim=-1, keepdim=True).values >= 0) if W.shape[0] == 1 else out
+    return (
+        out
+        if out.isfinite().all()
+        else torch.nan_to_num(out, nan=0.0) * (norms.min(dim=-1, keepdim=True).values >= 0)
+        if W.shape[0] == 1
+        else out
+    )
 
 
 WRONG += [
-    (P + "superposition_index", "transposed_projection", si_transposed_masked, "Sums over the wrong index: how much feature i crosses the others, not how much it is crossed."),
+    (
+        P + "superposition_index",
+        "transposed_projection",
+        si_transposed_masked,
+        "Sums over the wrong index: how much feature i crosses the others, not how much it is crossed.",
+    ),
     (P + "superposition_index", "self_included", si_self_included, "Forgets to leave out j = i."),
-    (P + "superposition_index", "minus_one_for_self", si_minus_one, "Removes the self term by subtracting 1, right for unit-length features (the pentagon) only."),
-    (P + "superposition_index", "zero_test_by_sum", si_zero_by_sum, "Calls a feature unrepresented when its entries SUM to 0, e.g. (1, -1)."),
-    (P + "superposition_index", "small_counts_as_zero", si_small_is_zero, "Treats features with a norm below 0.05 as unrepresented, though they have a direction."),
-    (P + "superposition_index", "clamped_norm", si_clamped_norm, "Clamps the norm at 0.05, so short features are not normalised."),
-    (P + "superposition_index", "mixes_instances", si_mixes_instances, "einsum with two different instance letters sums W_j over all instances; right for one instance."),
+    (
+        P + "superposition_index",
+        "minus_one_for_self",
+        si_minus_one,
+        "Removes the self term by subtracting 1, right for unit-length features (the pentagon) only.",
+    ),
+    (
+        P + "superposition_index",
+        "zero_test_by_sum",
+        si_zero_by_sum,
+        "Calls a feature unrepresented when its entries SUM to 0, e.g. (1, -1).",
+    ),
+    (
+        P + "superposition_index",
+        "small_counts_as_zero",
+        si_small_is_zero,
+        "Treats features with a norm below 0.05 as unrepresented, though they have a direction.",
+    ),
+    (
+        P + "superposition_index",
+        "clamped_norm",
+        si_clamped_norm,
+        "Clamps the norm at 0.05, so short features are not normalised.",
+    ),
+    (
+        P + "superposition_index",
+        "mixes_instances",
+        si_mixes_instances,
+        "einsum with two different instance letters sums W_j over all instances; right for one instance.",
+    ),
     (P + "superposition_index", "upper_triangle", si_upper_only, "Counts each pair once (j > i only)."),
-    (P + "superposition_index", "positive_overlaps_only", si_positive_only, "Drops negative overlaps ('the ReLU forgives them'); the example has only positive ones."),
-    (P + "superposition_index", "square_of_sum", si_square_of_sum, "Squares after summing; the example has one other non-zero feature, so it cannot tell."),
-    (P + "superposition_index", "nan_for_several_instances", si_nan_when_zero_neighbour, "Cleans NaN for a single instance only; a zero feature among several instances is NaN."),
+    (
+        P + "superposition_index",
+        "positive_overlaps_only",
+        si_positive_only,
+        "Drops negative overlaps ('the ReLU forgives them'); the example has only positive ones.",
+    ),
+    (
+        P + "superposition_index",
+        "square_of_sum",
+        si_square_of_sum,
+        "Squares after summing; the example has one other non-zero feature, so it cannot tell.",
+    ),
+    (
+        P + "superposition_index",
+        "nan_for_several_instances",
+        si_nan_when_zero_neighbour,
+        "Cleans NaN for a single instance only; a zero feature among several instances is NaN.",
+    ),
 ]
 
 
@@ -361,23 +478,98 @@ def sb_batch_tiled(batch_size, n_features, sparsity, generator=None):
 
 WRONG += [
     (P + "sparse_batch", "on_with_probability_sparsity", sb_flipped, "Features are ON with probability sparsity."),
-    (P + "sparse_batch", "mask_shared_over_features", sb_mask_shared_over_features, "All features of an example are on or off together."),
-    (P + "sparse_batch", "mask_shared_over_instances", sb_mask_shared_over_instances, "Instances share the draw that decides on/off, so they are not independent."),
-    (P + "sparse_batch", "mask_shared_over_batch", sb_mask_shared_over_batch, "On/off is drawn once for the whole batch."),
-    (P + "sparse_batch", "magnitude_shared_over_instances", sb_magnitude_shared_over_instances, "Instances share the magnitudes."),
-    (P + "sparse_batch", "magnitude_shared_over_features", sb_magnitude_shared_over_features, "All active features of an example have the same value."),
-    (P + "sparse_batch", "mask_ignores_generator", sb_mask_without_generator, "torch.bernoulli is called without the generator, so a seeded call is not reproducible."),
+    (
+        P + "sparse_batch",
+        "mask_shared_over_features",
+        sb_mask_shared_over_features,
+        "All features of an example are on or off together.",
+    ),
+    (
+        P + "sparse_batch",
+        "mask_shared_over_instances",
+        sb_mask_shared_over_instances,
+        "Instances share the draw that decides on/off, so they are not independent.",
+    ),
+    (
+        P + "sparse_batch",
+        "mask_shared_over_batch",
+        sb_mask_shared_over_batch,
+        "On/off is drawn once for the whole batch.",
+    ),
+    (
+        P + "sparse_batch",
+        "magnitude_shared_over_instances",
+        sb_magnitude_shared_over_instances,
+        "Instances share the magnitudes.",
+    ),
+    (
+        P + "sparse_batch",
+        "magnitude_shared_over_features",
+        sb_magnitude_shared_over_features,
+        "All active features of an example have the same value.",
+    ),
+    (
+        P + "sparse_batch",
+        "mask_ignores_generator",
+        sb_mask_without_generator,
+        "torch.bernoulli is called without the generator, so a seeded call is not reproducible.",
+    ),
     (P + "sparse_batch", "float32_output", sb_float32, "Returns float32 for a float64 sparsity."),
-    (P + "sparse_batch", "dropout_rescaled", sb_dropout_rescaled, "Divides by 1 - S as dropout does, so values run to 1/(1-S); S = 0 and S = 1 (the example) look right."),
-    (P + "sparse_batch", "exact_number_of_zeros", sb_exact_count, "Turns off exactly round(S n) features in each example: right rate, not independent."),
+    (
+        P + "sparse_batch",
+        "dropout_rescaled",
+        sb_dropout_rescaled,
+        "Divides by 1 - S as dropout does, so values run to 1/(1-S); S = 0 and S = 1 (the example) look right.",
+    ),
+    (
+        P + "sparse_batch",
+        "exact_number_of_zeros",
+        sb_exact_count,
+        "Turns off exactly round(S n) features in each example: right rate, not independent.",
+    ),
     (P + "sparse_batch", "binary_values", sb_binary, "Active features are 1, not uniform."),
-    (P + "sparse_batch", "half_normal_magnitudes", sb_half_normal, "Magnitudes are |normal| clamped to 1, not uniform."),
-    (P + "sparse_batch", "same_batch_without_generator", sb_reseeds, "generator=None makes a fresh seed-0 generator: every call returns the same batch."),
-    (P + "sparse_batch", "two_generators_one_state", sb_cloned_generator, "Mask and magnitude use two generators in the same state, i.e. the same numbers."),
-    (P + "sparse_batch", "reshape_for_permute", sb_wrong_reshape, "Reshapes (instances, batch, ...) to (batch, instances, ...) instead of permuting, so sparsities land in wrong instances."),
-    (P + "sparse_batch", "product_of_uniforms", sb_squared_magnitude, "Magnitude is the product of two uniforms: right range, wrong distribution."),
-    (P + "sparse_batch", "coarse_probability", sb_average_sparsity_rounding, "Decides on/off by an 11-value randint, so P(0) is off (S=0.5 gives 5/11); exact at S = 0 and 1."),
-    (P + "sparse_batch", "antithetic_batch", sb_batch_tiled, "The second half of the batch mirrors the first (same mask, 1 - x): examples are not independent, marginals are right."),
+    (
+        P + "sparse_batch",
+        "half_normal_magnitudes",
+        sb_half_normal,
+        "Magnitudes are |normal| clamped to 1, not uniform.",
+    ),
+    (
+        P + "sparse_batch",
+        "same_batch_without_generator",
+        sb_reseeds,
+        "generator=None makes a fresh seed-0 generator: every call returns the same batch.",
+    ),
+    (
+        P + "sparse_batch",
+        "two_generators_one_state",
+        sb_cloned_generator,
+        "Mask and magnitude use two generators in the same state, i.e. the same numbers.",
+    ),
+    (
+        P + "sparse_batch",
+        "reshape_for_permute",
+        sb_wrong_reshape,
+        "Reshapes (instances, batch, ...) to (batch, instances, ...) instead of permuting, so sparsities land in wrong instances.",
+    ),
+    (
+        P + "sparse_batch",
+        "product_of_uniforms",
+        sb_squared_magnitude,
+        "Magnitude is the product of two uniforms: right range, wrong distribution.",
+    ),
+    (
+        P + "sparse_batch",
+        "coarse_probability",
+        sb_average_sparsity_rounding,
+        "Decides on/off by an 11-value randint, so P(0) is off (S=0.5 gives 5/11); exact at S = 0 and 1.",
+    ),
+    (
+        P + "sparse_batch",
+        "antithetic_batch",
+        sb_batch_tiled,
+        "The second half of the batch mirrors the first (same mask, 1 - x): examples are not independent, marginals are right.",
+    ),
 ]
 
 
@@ -540,28 +732,78 @@ class TMInPlace(_TM):
 
 
 WRONG += [
-    (P + "ToyModel", "same_init_everywhere", TMSameInit, "All instances start at the same W: 'ten random starts' are one."),
-    (P + "ToyModel", "identical_hidden_rows", TMRankOneInit, "The random row is repeated over the hidden axis: all hidden dims stay identical under training (rank one for ever)."),
+    (
+        P + "ToyModel",
+        "same_init_everywhere",
+        TMSameInit,
+        "All instances start at the same W: 'ten random starts' are one.",
+    ),
+    (
+        P + "ToyModel",
+        "identical_hidden_rows",
+        TMRankOneInit,
+        "The random row is repeated over the hidden axis: all hidden dims stay identical under training (rank one for ever).",
+    ),
     (P + "ToyModel", "bias_shared_over_instances", TMSharedBias, "b has shape (features,), shared by all instances."),
     (P + "ToyModel", "random_bias", TMRandomBias, "b does not start at zero."),
     (P + "ToyModel", "bias_plain_tensor", TMBiasNoParameter, "b is no Parameter and never trains."),
     (P + "ToyModel", "bias_buffer", TMBiasBuffer, "b is a buffer and never trains."),
-    (P + "ToyModel", "encoder_detached", TMDetachedEncoder, "Uses W.data for the encoder: right forward, half of the gradient is missing."),
+    (
+        P + "ToyModel",
+        "encoder_detached",
+        TMDetachedEncoder,
+        "Uses W.data for the encoder: right forward, half of the gradient is missing.",
+    ),
     (P + "ToyModel", "stale_gram", TMStaleGram, "Computes W^T W once in __init__, so changing W changes nothing."),
     (P + "ToyModel", "untied_decoder", TMUntied, "A third parameter as decoder that is not tied to W."),
-    (P + "ToyModel", "matmul_broadcast", TMMatmulBroadcast, "x @ gram broadcasts the batch axis against the instance axis: right for one instance, silently wrong when batch == instances."),
-    (P + "ToyModel", "encoder_summed_over_instances", TMSummedInstances, "The encoder sums W over all instances; right for one instance."),
+    (
+        P + "ToyModel",
+        "matmul_broadcast",
+        TMMatmulBroadcast,
+        "x @ gram broadcasts the batch axis against the instance axis: right for one instance, silently wrong when batch == instances.",
+    ),
+    (
+        P + "ToyModel",
+        "encoder_summed_over_instances",
+        TMSummedInstances,
+        "The encoder sums W over all instances; right for one instance.",
+    ),
     (P + "ToyModel", "first_instance_weights", TMFirstInstance, "All instances use the first instance's W."),
-    (P + "ToyModel", "squeezed_output", TMSqueeze, "squeeze() removes axes of size one, so the shape differs from x's for one example or one instance."),
+    (
+        P + "ToyModel",
+        "squeezed_output",
+        TMSqueeze,
+        "squeeze() removes axes of size one, so the shape differs from x's for one example or one instance.",
+    ),
     (P + "ToyModel", "bias_after_relu", TMBiasAfterRelu, "Adds the bias outside of the ReLU."),
     (P + "ToyModel", "no_relu", TMNoRelu, "No ReLU."),
     (P + "ToyModel", "tiny_init", TMTinyInit, "W starts at 1e-4, not at a size of 0.1 to 1."),
     (P + "ToyModel", "zero_init", TMZeroInit, "W starts at zero, where its gradient vanishes."),
-    (P + "ToyModel", "unit_columns", TMUnitColumns, "Normalises the columns in forward: right for the example's unit W only."),
-    (P + "ToyModel", "output_clipped_at_two", TMClippedAtOne, "Clips the output at 2 (stands for any saturating activation above the example's 1.5)."),
+    (
+        P + "ToyModel",
+        "unit_columns",
+        TMUnitColumns,
+        "Normalises the columns in forward: right for the example's unit W only.",
+    ),
+    (
+        P + "ToyModel",
+        "output_clipped_at_two",
+        TMClippedAtOne,
+        "Clips the output at 2 (stands for any saturating activation above the example's 1.5).",
+    ),
     (P + "ToyModel", "forward_without_grad", TMNoGrad, "forward runs under no_grad: nothing can be trained."),
-    (P + "ToyModel", "negative_inputs_dropped", TMAbsInput, "Applies ReLU to the input; the same for x >= 0 only, and the prompt's formula holds for every x."),
-    (P + "ToyModel", "overwrites_its_input_UNSURE", TMInPlace, "Right output, but it overwrites x, so that the loss against x is 0 (side effect; the prompt does not speak of it)."),
+    (
+        P + "ToyModel",
+        "negative_inputs_dropped",
+        TMAbsInput,
+        "Applies ReLU to the input; the same for x >= 0 only, and the prompt's formula holds for every x.",
+    ),
+    (
+        P + "ToyModel",
+        "overwrites_its_input_UNSURE",
+        TMInPlace,
+        "Right output, but it overwrites x, so that the loss against x is 0 (side effect; the prompt does not speak of it).",
+    ),
 ]
 
 
@@ -641,20 +883,75 @@ def iwl_huber(prediction, target, importance):
 
 
 WRONG += [
-    (P + "importance_weighted_loss", "absolute_error", iwl_absolute, "Absolute instead of squared error; the example's only error is 1."),
-    (P + "importance_weighted_loss", "importance_squared", iwl_importance_squared, "Multiplies before squaring, so the importance is squared."),
-    (P + "importance_weighted_loss", "first_instance_importance", iwl_first_row, "With importance of shape (instances, features) everybody gets the first row."),
-    (P + "importance_weighted_loss", "averaged_over_instances", iwl_scalar_over_instances, "One number for all instances, expanded to the right shape."),
-    (P + "importance_weighted_loss", "no_gradient", iwl_detached, "Right numbers through .item(), but no gradient: nothing can be trained."),
-    (P + "importance_weighted_loss", "difference_of_squares", iwl_difference_of_squares, "|p^2 - t^2| instead of (p - t)^2; the example's target is zero."),
-    (P + "importance_weighted_loss", "divides_by_features", iwl_batch_size_two, "Divides by the number of features instead of the batch size; both are 2 in the example."),
+    (
+        P + "importance_weighted_loss",
+        "absolute_error",
+        iwl_absolute,
+        "Absolute instead of squared error; the example's only error is 1.",
+    ),
+    (
+        P + "importance_weighted_loss",
+        "importance_squared",
+        iwl_importance_squared,
+        "Multiplies before squaring, so the importance is squared.",
+    ),
+    (
+        P + "importance_weighted_loss",
+        "first_instance_importance",
+        iwl_first_row,
+        "With importance of shape (instances, features) everybody gets the first row.",
+    ),
+    (
+        P + "importance_weighted_loss",
+        "averaged_over_instances",
+        iwl_scalar_over_instances,
+        "One number for all instances, expanded to the right shape.",
+    ),
+    (
+        P + "importance_weighted_loss",
+        "no_gradient",
+        iwl_detached,
+        "Right numbers through .item(), but no gradient: nothing can be trained.",
+    ),
+    (
+        P + "importance_weighted_loss",
+        "difference_of_squares",
+        iwl_difference_of_squares,
+        "|p^2 - t^2| instead of (p - t)^2; the example's target is zero.",
+    ),
+    (
+        P + "importance_weighted_loss",
+        "divides_by_features",
+        iwl_batch_size_two,
+        "Divides by the number of features instead of the batch size; both are 2 in the example.",
+    ),
     (P + "importance_weighted_loss", "sum_over_batch", iwl_sum_over_batch, "Sums over the batch."),
     (P + "importance_weighted_loss", "half", iwl_half, "Adds a factor of one half."),
-    (P + "importance_weighted_loss", "importance_normalised", iwl_normalised_importance, "Makes the importances sum to one."),
-    (P + "importance_weighted_loss", "importance_axis_by_length", iwl_per_instance_importance_by_length, "A 1-D importance whose length equals the number of instances is taken as one number an instance: wrong when instances == features."),
-    (P + "importance_weighted_loss", "square_of_mean_error", iwl_mean_then_square, "Squares the batch mean of the error: positive and negative errors cancel (scaled so as to fit the example)."),
+    (
+        P + "importance_weighted_loss",
+        "importance_normalised",
+        iwl_normalised_importance,
+        "Makes the importances sum to one.",
+    ),
+    (
+        P + "importance_weighted_loss",
+        "importance_axis_by_length",
+        iwl_per_instance_importance_by_length,
+        "A 1-D importance whose length equals the number of instances is taken as one number an instance: wrong when instances == features.",
+    ),
+    (
+        P + "importance_weighted_loss",
+        "square_of_mean_error",
+        iwl_mean_then_square,
+        "Squares the batch mean of the error: positive and negative errors cancel (scaled so as to fit the example).",
+    ),
     (P + "importance_weighted_loss", "squeezed", iwl_squeeze, "Returns shape () instead of (1,) for one instance."),
-    (P + "importance_weighted_loss", "huber", iwl_huber, "smooth L1: equal to the squared error only up to an error of 1."),
+    (
+        P + "importance_weighted_loss",
+        "huber",
+        iwl_huber,
+        "smooth L1: equal to the squared error only up to an error of 1.",
+    ),
 ]
 
 
@@ -703,15 +1000,50 @@ def dpf_clamped(W):
 
 WRONG += [
     (P + "dimensions_per_feature", "over_all_instances", dpf_global, "||W||^2 is summed over all instances."),
-    (P + "dimensions_per_feature", "counts_norm_above_half", dpf_counts_stored, "Counts features with norm > 0.5 instead of summing the squares."),
+    (
+        P + "dimensions_per_feature",
+        "counts_norm_above_half",
+        dpf_counts_stored,
+        "Counts features with norm > 0.5 instead of summing the squares.",
+    ),
     (P + "dimensions_per_feature", "two_hard_coded", dpf_two, "m = 2 is hard-coded."),
-    (P + "dimensions_per_feature", "norm_not_squared", dpf_norm_not_squared, "Divides by the Frobenius norm, not by its square."),
+    (
+        P + "dimensions_per_feature",
+        "norm_not_squared",
+        dpf_norm_not_squared,
+        "Divides by the Frobenius norm, not by its square.",
+    ),
     (P + "dimensions_per_feature", "features_for_hidden", dpf_features, "Uses the number of features as m."),
-    (P + "dimensions_per_feature", "mean_times_example_size", dpf_mean, "Mean of squares times the example's number of entries (8); wrong for other shapes."),
-    (P + "dimensions_per_feature", "rank_for_hidden", dpf_rank, "Uses the rank of W as m; wrong when W does not use all hidden dimensions."),
-    (P + "dimensions_per_feature", "instances_for_hidden", dpf_instances, "Takes the instance axis for m when there are several instances."),
-    (P + "dimensions_per_feature", "mean_of_inverses", dpf_feature_shape, "Averages m / (n ||W_i||^2) over features instead of dividing once; equal for equal norms."),
-    (P + "dimensions_per_feature", "clamped_at_one", dpf_clamped, "Clamps at 1 ('a feature cannot use more than one dimension'); the formula gives more for a small W."),
+    (
+        P + "dimensions_per_feature",
+        "mean_times_example_size",
+        dpf_mean,
+        "Mean of squares times the example's number of entries (8); wrong for other shapes.",
+    ),
+    (
+        P + "dimensions_per_feature",
+        "rank_for_hidden",
+        dpf_rank,
+        "Uses the rank of W as m; wrong when W does not use all hidden dimensions.",
+    ),
+    (
+        P + "dimensions_per_feature",
+        "instances_for_hidden",
+        dpf_instances,
+        "Takes the instance axis for m when there are several instances.",
+    ),
+    (
+        P + "dimensions_per_feature",
+        "mean_of_inverses",
+        dpf_feature_shape,
+        "Averages m / (n ||W_i||^2) over features instead of dividing once; equal for equal norms.",
+    ),
+    (
+        P + "dimensions_per_feature",
+        "clamped_at_one",
+        dpf_clamped,
+        "Clamps at 1 ('a feature cannot use more than one dimension'); the formula gives more for a small W.",
+    ),
 ]
 
 
@@ -794,19 +1126,69 @@ def fd_small_is_zero(W):
 
 
 WRONG += [
-    (P + "feature_dimensionality", "norm_not_squared", fd_norm_not_squared, "The numerator is the norm, not its square; same for unit vectors."),
-    (P + "feature_dimensionality", "unnormalised_denominator", fd_unnormalised_denominator, "W_i is not normalised in the denominator; same for unit vectors."),
-    (P + "feature_dimensionality", "absolute_overlaps", fd_absolute_overlaps, "Sums |overlap| instead of its square; same when overlaps are 0 or 1."),
-    (P + "feature_dimensionality", "wrong_one_normalised", fd_transposed, "Projects W_i onto the direction of W_j; same for unit vectors."),
+    (
+        P + "feature_dimensionality",
+        "norm_not_squared",
+        fd_norm_not_squared,
+        "The numerator is the norm, not its square; same for unit vectors.",
+    ),
+    (
+        P + "feature_dimensionality",
+        "unnormalised_denominator",
+        fd_unnormalised_denominator,
+        "W_i is not normalised in the denominator; same for unit vectors.",
+    ),
+    (
+        P + "feature_dimensionality",
+        "absolute_overlaps",
+        fd_absolute_overlaps,
+        "Sums |overlap| instead of its square; same when overlaps are 0 or 1.",
+    ),
+    (
+        P + "feature_dimensionality",
+        "wrong_one_normalised",
+        fd_transposed,
+        "Projects W_i onto the direction of W_j; same for unit vectors.",
+    ),
     (P + "feature_dimensionality", "nan_at_zero", fd_nan, "NaN for a feature that is not represented."),
     (P + "feature_dimensionality", "zero_feature_gets_one", fd_nan_to_one, "A feature that is not represented gets 1."),
-    (P + "feature_dimensionality", "nan_spreads_to_others", fd_nan_spreads, "Normalises W_j, and one zero feature makes every feature of its instance 0 through NaN."),
+    (
+        P + "feature_dimensionality",
+        "nan_spreads_to_others",
+        fd_nan_spreads,
+        "Normalises W_j, and one zero feature makes every feature of its instance 0 through NaN.",
+    ),
     (P + "feature_dimensionality", "one_for_self", fd_excludes_self, "Uses 1 for the term j = i instead of ||W_i||^2."),
-    (P + "feature_dimensionality", "mixes_instances", fd_mixes_instances, "The sum over j runs over the features of all instances."),
-    (P + "feature_dimensionality", "zero_test_by_sum", fd_zero_by_first_entry, "A feature like (1, -1) sums to 0 and counts as not represented."),
-    (P + "feature_dimensionality", "large_epsilon", fd_eps, "An epsilon of 1e-3 in the denominators: short features get a far too small D (0.01-long orthogonal feature: ~0 instead of 1)."),
-    (P + "feature_dimensionality", "all_cosines", fd_one_over_one_plus_index, "1 / sum of squared cosines: ignores all lengths."),
-    (P + "feature_dimensionality", "short_features_dropped", fd_small_is_zero, "Everything with norm <= 0.5 gets 0, not only W_i = 0."),
+    (
+        P + "feature_dimensionality",
+        "mixes_instances",
+        fd_mixes_instances,
+        "The sum over j runs over the features of all instances.",
+    ),
+    (
+        P + "feature_dimensionality",
+        "zero_test_by_sum",
+        fd_zero_by_first_entry,
+        "A feature like (1, -1) sums to 0 and counts as not represented.",
+    ),
+    (
+        P + "feature_dimensionality",
+        "large_epsilon",
+        fd_eps,
+        "An epsilon of 1e-3 in the denominators: short features get a far too small D (0.01-long orthogonal feature: ~0 instead of 1).",
+    ),
+    (
+        P + "feature_dimensionality",
+        "all_cosines",
+        fd_one_over_one_plus_index,
+        "1 / sum of squared cosines: ignores all lengths.",
+    ),
+    (
+        P + "feature_dimensionality",
+        "short_features_dropped",
+        fd_small_is_zero,
+        "Everything with norm <= 0.5 gets 0, not only W_i = 0.",
+    ),
 ]
 
 
@@ -891,19 +1273,69 @@ def sl_conditioned_constant(sparsity, importance):
 
 
 WRONG += [
-    (P + "strategy_losses", "exactly_one_on", sl_exactly_one_on, "Charges the pair when exactly one is on, p(1-p), instead of both, p^2; equal at S = 0.5."),
-    (P + "strategy_losses", "variance_slip", sl_variance_slip, "p/12 + p^2/4 instead of p/12 + p(1-p)/4; equal at S = 0.5."),
-    (P + "strategy_losses", "stacked_last", sl_stacked_last, "Stacks on the last axis: shape (*, 3); the scalar example cannot tell."),
-    (P + "strategy_losses", "no_broadcast", sl_no_broadcast, "Strategy 1 keeps the shape of sparsity: torch.stack fails when the two shapes differ but broadcast."),
-    (P + "strategy_losses", "constant_half", sl_constant_half, "Takes 1/2, the mean of an active feature, as the best constant."),
-    (P + "strategy_losses", "constant_zero", sl_constant_zero, "Answers the dropped feature with 0 instead of the best constant."),
+    (
+        P + "strategy_losses",
+        "exactly_one_on",
+        sl_exactly_one_on,
+        "Charges the pair when exactly one is on, p(1-p), instead of both, p^2; equal at S = 0.5.",
+    ),
+    (
+        P + "strategy_losses",
+        "variance_slip",
+        sl_variance_slip,
+        "p/12 + p^2/4 instead of p/12 + p(1-p)/4; equal at S = 0.5.",
+    ),
+    (
+        P + "strategy_losses",
+        "stacked_last",
+        sl_stacked_last,
+        "Stacks on the last axis: shape (*, 3); the scalar example cannot tell.",
+    ),
+    (
+        P + "strategy_losses",
+        "no_broadcast",
+        sl_no_broadcast,
+        "Strategy 1 keeps the shape of sparsity: torch.stack fails when the two shapes differ but broadcast.",
+    ),
+    (
+        P + "strategy_losses",
+        "constant_half",
+        sl_constant_half,
+        "Takes 1/2, the mean of an active feature, as the best constant.",
+    ),
+    (
+        P + "strategy_losses",
+        "constant_zero",
+        sl_constant_zero,
+        "Answers the dropped feature with 0 instead of the best constant.",
+    ),
     (P + "strategy_losses", "pair_linear_in_p", sl_linear_pair, "Pair loss p/12 instead of p^2/6; equal at S = 0.5."),
     (P + "strategy_losses", "square_of_mean_minimum", sl_min_squared_mean, "(E min)^2 = 1/9 instead of E min^2 = 1/6."),
-    (P + "strategy_losses", "monte_carlo", sl_monte_carlo, "A noisy estimate from 20000 samples instead of the expectation (off by about 1%)."),
-    (P + "strategy_losses", "importance_swapped", sl_swapped, "Weights strategy 1 with the importance instead of strategy 0."),
-    (P + "strategy_losses", "pair_wrong_weight", sl_pair_max_importance, "Weights the pair by importance^2 - 1 instead of 1 + importance; equal at importance 2."),
+    (
+        P + "strategy_losses",
+        "monte_carlo",
+        sl_monte_carlo,
+        "A noisy estimate from 20000 samples instead of the expectation (off by about 1%).",
+    ),
+    (
+        P + "strategy_losses",
+        "importance_swapped",
+        sl_swapped,
+        "Weights strategy 1 with the importance instead of strategy 0.",
+    ),
+    (
+        P + "strategy_losses",
+        "pair_wrong_weight",
+        sl_pair_max_importance,
+        "Weights the pair by importance^2 - 1 instead of 1 + importance; equal at importance 2.",
+    ),
     (P + "strategy_losses", "flattened", sl_flattened, "Flattens the broadcast shape: (3, N) instead of (3, a, b)."),
-    (P + "strategy_losses", "variance_mixed_up", sl_conditioned_constant, "p(1-p)/3 + p^2/12 = p/3 - p^2/4 ... see name"),
+    (
+        P + "strategy_losses",
+        "variance_mixed_up",
+        sl_conditioned_constant,
+        "p(1-p)/3 + p^2/12 = p/3 - p^2/4 ... see name",
+    ),
 ]
 # p(1-p)/3 + p^2/12 = p/3 - p^2/4: this one is RIGHT. Taken out of WRONG, put into RIGHT below.
 WRONG.pop()
@@ -978,7 +1410,9 @@ def cb_float32(batch_size, n_features, sparsity, generator=None):
 
 def cb_magnitudes_ignore_generator(batch_size, n_features, sparsity, generator=None):
     on = torch.rand(batch_size, len(sparsity), n_features // 2, **_kw(sparsity, generator)) >= sparsity[:, None]
-    return torch.rand(batch_size, len(sparsity), n_features, dtype=sparsity.dtype, device=sparsity.device) * on.repeat_interleave(2, dim=-1)
+    return torch.rand(
+        batch_size, len(sparsity), n_features, dtype=sparsity.dtype, device=sparsity.device
+    ) * on.repeat_interleave(2, dim=-1)
 
 
 def cb_chain(batch_size, n_features, sparsity, generator=None):
@@ -999,19 +1433,74 @@ def cb_pairs_share_magnitudes(batch_size, n_features, sparsity, generator=None):
 
 
 WRONG += [
-    (P + "correlated_batch", "partners_half_apart", cb_far_partners, "repeat instead of repeat_interleave: partners are k and k + n/2."),
-    (P + "correlated_batch", "all_features_together", cb_all_together, "All features of an example are on or off together, not just partners."),
-    (P + "correlated_batch", "both_must_be_on", cb_both_must_agree, "A pair is on when two independent draws are both on: on with (1-S)^2."),
+    (
+        P + "correlated_batch",
+        "partners_half_apart",
+        cb_far_partners,
+        "repeat instead of repeat_interleave: partners are k and k + n/2.",
+    ),
+    (
+        P + "correlated_batch",
+        "all_features_together",
+        cb_all_together,
+        "All features of an example are on or off together, not just partners.",
+    ),
+    (
+        P + "correlated_batch",
+        "both_must_be_on",
+        cb_both_must_agree,
+        "A pair is on when two independent draws are both on: on with (1-S)^2.",
+    ),
     (P + "correlated_batch", "either_is_enough", cb_either, "A pair is off with S^2 instead of S."),
-    (P + "correlated_batch", "sparse_twice", cb_double_sparse, "Masks an already sparse batch: partners are not on together and zeros are too many."),
-    (P + "correlated_batch", "gate_is_the_first_magnitude", cb_gate_is_first_magnitude, "The even feature's own value is the gate, so it is uniform in [S, 1]."),
-    (P + "correlated_batch", "gates_shared_over_instances", cb_shared_over_instances, "Instances share the on/off draws."),
-    (P + "correlated_batch", "mirrored_magnitudes", cb_mirror, "The partner's magnitude is 1 - x: same marginals, not independent."),
-    (P + "correlated_batch", "first_sparsity_for_all", cb_first_sparsity, "Every instance gets the first instance's sparsity."),
+    (
+        P + "correlated_batch",
+        "sparse_twice",
+        cb_double_sparse,
+        "Masks an already sparse batch: partners are not on together and zeros are too many.",
+    ),
+    (
+        P + "correlated_batch",
+        "gate_is_the_first_magnitude",
+        cb_gate_is_first_magnitude,
+        "The even feature's own value is the gate, so it is uniform in [S, 1].",
+    ),
+    (
+        P + "correlated_batch",
+        "gates_shared_over_instances",
+        cb_shared_over_instances,
+        "Instances share the on/off draws.",
+    ),
+    (
+        P + "correlated_batch",
+        "mirrored_magnitudes",
+        cb_mirror,
+        "The partner's magnitude is 1 - x: same marginals, not independent.",
+    ),
+    (
+        P + "correlated_batch",
+        "first_sparsity_for_all",
+        cb_first_sparsity,
+        "Every instance gets the first instance's sparsity.",
+    ),
     (P + "correlated_batch", "float32_output", cb_float32, "Returns float32 for a float64 sparsity."),
-    (P + "correlated_batch", "magnitudes_ignore_generator", cb_magnitudes_ignore_generator, "The magnitudes are drawn without the generator."),
-    (P + "correlated_batch", "pairs_not_independent", cb_chain, "All pairs look at one draw with shifted offsets: right rates, different rows, but pairs exclude or entail each other."),
-    (P + "correlated_batch", "pairs_share_magnitudes", cb_pairs_share_magnitudes, "The same two magnitudes serve every pair."),
+    (
+        P + "correlated_batch",
+        "magnitudes_ignore_generator",
+        cb_magnitudes_ignore_generator,
+        "The magnitudes are drawn without the generator.",
+    ),
+    (
+        P + "correlated_batch",
+        "pairs_not_independent",
+        cb_chain,
+        "All pairs look at one draw with shifted offsets: right rates, different rows, but pairs exclude or entail each other.",
+    ),
+    (
+        P + "correlated_batch",
+        "pairs_share_magnitudes",
+        cb_pairs_share_magnitudes,
+        "The same two magnitudes serve every pair.",
+    ),
 ]
 
 
@@ -1097,21 +1586,61 @@ def poly_first_two(W, threshold=0.5):
 
 
 WRONG += [
-    (P + "polysemanticity", "strictly_greater", poly_strict, "> instead of >= ('at least'): threshold 1 counts nothing."),
-    (P + "polysemanticity", "largest_of_the_instance", poly_instance_max, "Compares with the largest response of any neuron in the instance."),
+    (
+        P + "polysemanticity",
+        "strictly_greater",
+        poly_strict,
+        "> instead of >= ('at least'): threshold 1 counts nothing.",
+    ),
+    (
+        P + "polysemanticity",
+        "largest_of_the_instance",
+        poly_instance_max,
+        "Compares with the largest response of any neuron in the instance.",
+    ),
     (P + "polysemanticity", "largest_of_all", poly_global_max, "Compares with the largest response of all instances."),
-    (P + "polysemanticity", "largest_over_neurons", poly_hidden_max, "Takes the maximum over the neurons, not over the features."),
+    (
+        P + "polysemanticity",
+        "largest_over_neurons",
+        poly_hidden_max,
+        "Takes the maximum over the neurons, not over the features.",
+    ),
     (P + "polysemanticity", "threshold_ignored", poly_fixed_threshold, "Ignores the argument threshold."),
     (P + "polysemanticity", "int32", poly_int32, "int32 instead of int64."),
     (P + "polysemanticity", "float_counts", poly_float, "Floats instead of integers."),
-    (P + "polysemanticity", "epsilon_in_the_share", poly_eps, "Divides by max + 1e-4: ties at the threshold are lost, threshold 1 counts nothing, quiet neurons are wrong."),
-    (P + "polysemanticity", "dead_neuron_counts_all", poly_dead_counts_all, "0 >= 0: a neuron that nothing drives answers to all features."),
-    (P + "polysemanticity", "magnitudes", poly_abs, "Uses |W|: counts features that switch the neuron off; dead neurons are handled."),
-    (P + "polysemanticity", "zero_threshold_counts_silent", poly_zero_threshold, "With threshold 0 it counts features with response 0 too (must be positive)."),
+    (
+        P + "polysemanticity",
+        "epsilon_in_the_share",
+        poly_eps,
+        "Divides by max + 1e-4: ties at the threshold are lost, threshold 1 counts nothing, quiet neurons are wrong.",
+    ),
+    (
+        P + "polysemanticity",
+        "dead_neuron_counts_all",
+        poly_dead_counts_all,
+        "0 >= 0: a neuron that nothing drives answers to all features.",
+    ),
+    (
+        P + "polysemanticity",
+        "magnitudes",
+        poly_abs,
+        "Uses |W|: counts features that switch the neuron off; dead neurons are handled.",
+    ),
+    (
+        P + "polysemanticity",
+        "zero_threshold_counts_silent",
+        poly_zero_threshold,
+        "With threshold 0 it counts features with response 0 too (must be positive).",
+    ),
     (P + "polysemanticity", "above_the_mean", poly_mean, "Compares with the mean response."),
     (P + "polysemanticity", "row_normalised", poly_others_only, "Compares with threshold times the row's L2 length."),
     (P + "polysemanticity", "columns_normalised", poly_normalised_columns, "Normalises the features first."),
-    (P + "polysemanticity", "at_most_two", poly_first_two, "Looks at the two strongest features only: never counts more than 2 (and fails for one feature)."),
+    (
+        P + "polysemanticity",
+        "at_most_two",
+        poly_first_two,
+        "Looks at the two strongest features only: never counts more than 2 (and fails for one feature).",
+    ),
 ]
 
 
@@ -1212,18 +1741,73 @@ def avw_last_features(n_features, n_hidden):
 
 
 WRONG += [
-    (P + "absolute_value_weights", "leftover_neuron_used", avw_leftover, "With an odd n_hidden the leftover neuron gives the next feature ReLU(x) instead of 0."),
-    (P + "absolute_value_weights", "fewer_neurons_than_asked", avw_short, "Returns 2 * k neurons: the wrong shape for odd or surplus n_hidden."),
-    (P + "absolute_value_weights", "index_error_with_surplus", avw_no_min, "Does not cap at n_features: IndexError when n_hidden > 2 n_features + 1."),
-    (P + "absolute_value_weights", "surplus_neurons_double", avw_surplus_doubles, "Surplus neurons start over at feature 0 and double its output."),
-    (P + "absolute_value_weights", "constant_for_the_rest", avw_constant_rest, "Answers 0.5 for the rest instead of 0; fails the example."),
+    (
+        P + "absolute_value_weights",
+        "leftover_neuron_used",
+        avw_leftover,
+        "With an odd n_hidden the leftover neuron gives the next feature ReLU(x) instead of 0.",
+    ),
+    (
+        P + "absolute_value_weights",
+        "fewer_neurons_than_asked",
+        avw_short,
+        "Returns 2 * k neurons: the wrong shape for odd or surplus n_hidden.",
+    ),
+    (
+        P + "absolute_value_weights",
+        "index_error_with_surplus",
+        avw_no_min,
+        "Does not cap at n_features: IndexError when n_hidden > 2 n_features + 1.",
+    ),
+    (
+        P + "absolute_value_weights",
+        "surplus_neurons_double",
+        avw_surplus_doubles,
+        "Surplus neurons start over at feature 0 and double its output.",
+    ),
+    (
+        P + "absolute_value_weights",
+        "constant_for_the_rest",
+        avw_constant_rest,
+        "Answers 0.5 for the rest instead of 0; fails the example.",
+    ),
     (P + "absolute_value_weights", "float64", avw_float64, "float64 instead of float32."),
-    (P + "absolute_value_weights", "rest_leaks_in", avw_mod_share, "The rest feed into the pairs of the first features: right only if the rest are off."),
-    (P + "absolute_value_weights", "one_neuron_a_feature", avw_one_neuron_each, "Computes ReLU(x): negative values are lost."),
-    (P + "absolute_value_weights", "small_negative_bias", avw_bias_leak, "A bias of -0.01 'to be safe': |x| is off by 0.01, so not exact."),
-    (P + "absolute_value_weights", "interleaved_in_blocked_out", avw_positive_out, "W_in interleaves the pairs while W_out expects blocks."),
-    (P + "absolute_value_weights", "rounds_up", avw_rest_relu, "Rounds n_hidden / 2 up: with an odd n_hidden one more feature gives ReLU(x)."),
-    (P + "absolute_value_weights", "last_features", avw_last_features, "Serves the last features; right when all are served."),
+    (
+        P + "absolute_value_weights",
+        "rest_leaks_in",
+        avw_mod_share,
+        "The rest feed into the pairs of the first features: right only if the rest are off.",
+    ),
+    (
+        P + "absolute_value_weights",
+        "one_neuron_a_feature",
+        avw_one_neuron_each,
+        "Computes ReLU(x): negative values are lost.",
+    ),
+    (
+        P + "absolute_value_weights",
+        "small_negative_bias",
+        avw_bias_leak,
+        "A bias of -0.01 'to be safe': |x| is off by 0.01, so not exact.",
+    ),
+    (
+        P + "absolute_value_weights",
+        "interleaved_in_blocked_out",
+        avw_positive_out,
+        "W_in interleaves the pairs while W_out expects blocks.",
+    ),
+    (
+        P + "absolute_value_weights",
+        "rounds_up",
+        avw_rest_relu,
+        "Rounds n_hidden / 2 up: with an odd n_hidden one more feature gives ReLU(x).",
+    ),
+    (
+        P + "absolute_value_weights",
+        "last_features",
+        avw_last_features,
+        "Serves the last features; right when all are served.",
+    ),
 ]
 
 
@@ -1297,7 +1881,9 @@ def r_sb_bernoulli(batch_size, n_features, sparsity, generator=None):
 
 
 def r_sb_masked_fill(batch_size, n_features, sparsity, generator=None):
-    x = torch.empty(batch_size, len(sparsity), n_features, dtype=sparsity.dtype, device=sparsity.device).uniform_(generator=generator)
+    x = torch.empty(batch_size, len(sparsity), n_features, dtype=sparsity.dtype, device=sparsity.device).uniform_(
+        generator=generator
+    )
     coin = torch.empty_like(x).uniform_(generator=generator)
     x[coin < rearrange(sparsity, "i -> 1 i 1")] = 0
     return x
@@ -1320,7 +1906,9 @@ def r_sb_features_first(batch_size, n_features, sparsity, generator=None, *, low
 
 def r_sb_inverse_cdf(batch_size, n_features, sparsity, generator=None):
     """One float64 draw, rescaled: exactly the same distribution (given 'on', the rest of the draw is uniform)."""
-    u = torch.rand(batch_size, len(sparsity), n_features, generator=generator, dtype=torch.float64, device=sparsity.device)
+    u = torch.rand(
+        batch_size, len(sparsity), n_features, generator=generator, dtype=torch.float64, device=sparsity.device
+    )
     s = sparsity.double()[:, None]
     return torch.where(u >= s, (u - s) / (1 - s).clamp(min=1e-12), torch.zeros_like(u)).to(sparsity.dtype)
 
@@ -1342,7 +1930,9 @@ class RTMUniform(nn.Module):
 class RTMXavier(nn.Module):
     def __init__(self, n_instances, n_features, n_hidden):
         super().__init__()
-        self.W = nn.Parameter(torch.stack([nn.init.xavier_normal_(torch.empty(n_hidden, n_features)) for _ in range(n_instances)]))
+        self.W = nn.Parameter(
+            torch.stack([nn.init.xavier_normal_(torch.empty(n_hidden, n_features)) for _ in range(n_instances)])
+        )
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
         self.relu = nn.ReLU()
 
@@ -1387,7 +1977,9 @@ class RTMChunks(nn.Module):
 # --- 5
 def r_iwl_loops(prediction, target, importance):
     importance = importance.expand(prediction.shape[1:])
-    return torch.stack([((prediction[:, k] - target[:, k]).square() @ importance[k]).mean() for k in range(prediction.shape[1])])
+    return torch.stack(
+        [((prediction[:, k] - target[:, k]).square() @ importance[k]).mean() for k in range(prediction.shape[1])]
+    )
 
 
 def r_iwl_mse(prediction, target, importance):
@@ -1433,7 +2025,9 @@ def r_fd_gram(W):
 def r_fd_from_index(W):
     length2 = W.square().sum(1)
     total = length2 + r_si_nan_to_num(W)
-    return torch.where(length2 == 0, torch.zeros_like(total), length2 / torch.where(length2 == 0, torch.ones_like(total), total))
+    return torch.where(
+        length2 == 0, torch.zeros_like(total), length2 / torch.where(length2 == 0, torch.ones_like(total), total)
+    )
 
 
 def r_fd_loops(W):
@@ -1442,7 +2036,11 @@ def r_fd_loops(W):
         row = []
         for i in range(w.shape[1]):
             length = w[:, i].norm()
-            row.append(length.new_zeros(()) if length == 0 else length**2 / sum((w[:, i] / length @ w[:, j]) ** 2 for j in range(w.shape[1])))
+            row.append(
+                length.new_zeros(())
+                if length == 0
+                else length**2 / sum((w[:, i] / length @ w[:, j]) ** 2 for j in range(w.shape[1]))
+            )
         rows.append(torch.stack(row))
     return torch.stack(rows)
 
@@ -1489,7 +2087,9 @@ def r_cb_stack(batch_size, n_features, sparsity, generator=None):
     shape = (batch_size, len(sparsity), n_features // 2)
     kw = dict(generator=generator, dtype=sparsity.dtype, device=sparsity.device)
     on = (torch.rand(shape, **kw) >= sparsity.unsqueeze(-1)).to(sparsity.dtype)
-    return torch.stack([on * torch.rand(shape, **kw), on * torch.rand(shape, **kw)], dim=-1).reshape(batch_size, len(sparsity), n_features)
+    return torch.stack([on * torch.rand(shape, **kw), on * torch.rand(shape, **kw)], dim=-1).reshape(
+        batch_size, len(sparsity), n_features
+    )
 
 
 def r_cb_reuse_sparse(batch_size, n_features, sparsity, generator=None):
@@ -1505,7 +2105,12 @@ def r_cb_loop_pairs(batch_size, n_features, sparsity, generator=None):
     for _ in range(n_features // 2):
         p = (1 - sparsity).expand(batch_size, -1)
         on = torch.bernoulli(p, generator=generator)[..., None]
-        pieces.append(on * torch.rand(batch_size, len(sparsity), 2, generator=generator, dtype=sparsity.dtype, device=sparsity.device))
+        pieces.append(
+            on
+            * torch.rand(
+                batch_size, len(sparsity), 2, generator=generator, dtype=sparsity.dtype, device=sparsity.device
+            )
+        )
     return torch.cat(pieces, dim=-1)
 
 
@@ -1531,7 +2136,7 @@ def r_poly_loops(W, threshold=0.5):
 
 def r_poly_signed_max(W, threshold=0.5):
     top = W.max(dim=-1, keepdim=True).values  # may be negative; then nothing is positive anyway
-    return torch.count_nonzero((W > 0) & (W >= threshold * top), dim=-1)
+    return torch.count_nonzero((W > 0) & (threshold * top <= W), dim=-1)
 
 
 def r_poly_vmap(W, threshold=0.5, *, dim=-1):
