@@ -123,7 +123,7 @@ def _remember(report: Report) -> None:
 
 
 def _to_nbgrader(report: Report) -> float:
-    """nbgrader reads the cell's result: a number is the points, an exception is zero. What is printed is the feedback."""
+    """nbgrader reads the cell's result: a number is the points, an exception is zero. The print is the feedback."""
     if report.earned == 0 and report.status != "borrowed":
         raise CheckFailed(report)
     print(card.card(report))

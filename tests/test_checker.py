@@ -112,19 +112,19 @@ def double(x):
 
 
 def exercise(**changes):
-    values = dict(
-        id="test.double",
-        chapter="00_test",
-        title="Double",
-        points=1,
-        minutes=1,
-        difficulty=1,
-        reference=double,
-        cases=lambda seed: [Case({"x": torch.arange(1.0, 7.0).reshape(2, 3) + seed}, note="a small one")],
-        mistakes=[Mistake("halved", lambda x: x / 2, "You divide: multiply.")],
-        equivalents=[],
-        hints=["Think.", "Multiply.", "2 * x"],
-    )
+    values = {
+        "id": "test.double",
+        "chapter": "00_test",
+        "title": "Double",
+        "points": 1,
+        "minutes": 1,
+        "difficulty": 1,
+        "reference": double,
+        "cases": lambda seed: [Case({"x": torch.arange(1.0, 7.0).reshape(2, 3) + seed}, note="a small one")],
+        "mistakes": [Mistake("halved", lambda x: x / 2, "You divide: multiply.")],
+        "equivalents": [],
+        "hints": ["Think.", "Multiply.", "2 * x"],
+    }
     return Exercise(**(values | changes))
 
 

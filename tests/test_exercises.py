@@ -151,6 +151,6 @@ def test_an_unknown_id_shows_the_nearest():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse_batch", "correlated_batch"])
 def test_false_alarms_are_rare(name):
-    """A right sampler must pass with any seed. 2000 seeds pass; the z-scores are normal, so the bound of 6 leaves room."""
+    """A right sampler must pass with any seed: the z-scores are normal, so the bound of 6 leaves room."""
     exercise = exercises.get(f"superposition.{name}")
     assert all(run(exercise, exercise.equivalents[0], seed).status == "pass" for seed in range(2000))

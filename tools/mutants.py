@@ -1,11 +1,11 @@
-"""How good are the checks? Lets cosmic-ray make mutants of every reference solution and counts how many the checks reject.
+"""How good are the checks? cosmic-ray makes mutants of every reference solution, and we count how many are rejected.
 
     python tools/mutants.py             prints the table
     python tools/mutants.py --write     writes docs/mutants.md as well
 
-A mutant is the reference with one small change (+ for -, 1 for 2, < for <=, no minus sign, ...), handed to `check` as if a
-student had written it. Annotations and docstrings are left out: nothing that they say can be observed. A survivor is fine only
-if it is really another way to write the right answer; `REASONS` says for each why.
+A mutant is the reference with one small change (+ for -, 1 for 2, < for <=, no minus sign, ...), handed to `check` as
+if a student had written it. Annotations and docstrings are left out: nothing that they say can be observed. A survivor
+is fine only if it is really another way to write the right answer; `REASONS` says for each why.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def page(rows: list[tuple[str, int, list[str]]]) -> str:
     text = [
         "# Mutants: how much do the checks notice?",
         "",
-        "Made by `make verify` (`tools/mutants.py`): every reference solution with one small change, handed in as an answer.",
+        "Every reference solution with one small change, handed in as an answer (`tools/mutants.py`, part of `make verify`).",
         f"Measured on {datetime.date.today()} with Python {sys.version.split()[0]}, {versions}.",
         "",
         f"**{made - alive} of {made} mutants are rejected ({100 * (made - alive) / made:.1f}%).**",

@@ -38,9 +38,10 @@ class Card:
         head = f'<b style="color:{self.colour}">{escape(self.mark)}</b>&ensp;<b>{escape(self.headline)}</b>'
         if not self.sentence:
             return f'<div style="padding:2px 0">{head}</div>'
+        left, label_style = "text-align:left;", "vertical-align:top;opacity:.7;padding:1px 12px 1px 0"
         rows = "".join(
-            f'<tr style="background:none"><td style="text-align:left;vertical-align:top;opacity:.7;padding:1px 12px 1px 0">'
-            f'{escape(label)}</td><td style="text-align:left"><code style="white-space:pre-wrap">{escape(text)}</code></td></tr>'
+            f'<tr style="background:none"><td style="{left}{label_style}">{escape(label)}</td>'
+            f'<td style="{left}"><code style="white-space:pre-wrap">{escape(text)}</code></td></tr>'
             for label, text in self.rows
         )
         table = f'<table style="margin:6px 0;font-size:90%;border:none">{rows}</table>' if rows else ""

@@ -99,8 +99,8 @@ _RANDOMNESS = {
 
 
 WRONG_DEVICE = (
-    "Given tensors on a GPU, your answer would fail or come back on the CPU. Make new tensors on the device of the inputs, "
-    "as in torch.zeros(n, device=W.device)."
+    "Given tensors on a GPU, your answer would fail or come back on the CPU. Make new tensors on the device of the "
+    "inputs, as in torch.zeros(n, device=W.device)."
 )
 
 

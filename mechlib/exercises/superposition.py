@@ -62,6 +62,18 @@ def fact(holds: Callable[[Any], Any], sentence: str) -> Callable[[Any], str | No
     return lambda outputs: None if bool(holds(outputs)) else sentence
 
 
+def _pentagon_is(what: str, value: float) -> Callable[[Tensor], Callable[[Tensor], str | None] | None]:
+    def truth(W: Tensor) -> Callable[[Tensor], str | None] | None:
+        if not torch.equal(W, pentagon()):
+            return None
+        return fact(
+            lambda out: torch.isclose(out, torch.full_like(out, value)).all(),
+            f"A pentagon has {value:g} {what}.",
+        )
+
+    return truth
+
+
 # ------------------------------------------------------------------------------------------------------- feature_norms
 
 
@@ -802,23 +814,6 @@ LOSS = Exercise(
 # ---------------------------------------------------------------------------------------------- dimensions_per_feature
 
 
-def dimensions_cases(seed: int) -> Iterable[Case]:
-    for case in weight_cases(_pentagon_is("dimensions a feature", 2 / 5))(seed):
-        yield case
-
-
-def _pentagon_is(what: str, value: float) -> Callable[[Tensor], Callable[[Tensor], str | None] | None]:
-    def truth(W: Tensor) -> Callable[[Tensor], str | None] | None:
-        if not torch.equal(W, pentagon()):
-            return None
-        return fact(
-            lambda out: torch.isclose(out, torch.full_like(out, value)).all(),
-            f"A pentagon has {value:g} {what}.",
-        )
-
-    return truth
-
-
 DIMENSIONS_PER_FEATURE = Exercise(
     id="superposition.dimensions_per_feature",
     chapter=CHAPTER,
@@ -827,7 +822,7 @@ DIMENSIONS_PER_FEATURE = Exercise(
     minutes=5,
     difficulty=1,
     reference=reference.dimensions_per_feature,
-    cases=dimensions_cases,
+    cases=weight_cases(_pentagon_is("dimensions a feature", 2 / 5)),
     mistakes=[
         Mistake(
             "upside_down",
