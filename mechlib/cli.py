@@ -73,15 +73,15 @@ def exercises(arguments: list[str]) -> int:
 
 
 def release(arguments: list[str]) -> int:
-    from mechlib.grading import release
+    from mechlib.grading.release import main
 
-    return release.main(arguments)
+    return main(arguments)
 
 
 def grade(arguments: list[str]) -> int:
-    from mechlib.grading import grade
+    from mechlib.grading.grade import main
 
-    return grade.main(arguments)
+    return main(arguments)
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,6 +140,14 @@ def test_counts_of_another_dtype_are_not_told_to_keep_the_inputs():
 def test_short_inputs_are_shown_with_few_digits():
     report = run(exercises.get("superposition.sparse_batch"), lambda *args: None)
     assert "sparsity = tensor([0, 0.3, 0.7])" in dict(report.verdict.details)["called with"]
+
+
+def test_the_readme_states_how_many_mistakes_there_are():
+    """The other two of the three numbers are measured by `make verify`; see docs/mutants.md and docs/blind.md."""
+    readme = Path(__file__).parents[1] / "README.md"
+    count = sum(len(exercise.mistakes) for exercise in ALL)
+    print(f"\nnamed mistakes caught with their own sentence: {count} of {count} (test above)")
+    assert f"| {count} of {count} |" in readme.read_text(encoding="utf-8")
 
 
 def test_an_unknown_id_shows_the_nearest():

@@ -136,7 +136,7 @@ def page(rows: list[tuple[str, int, list[str]]]) -> str:
     text = [
         "# Mutants: how much do the checks notice?",
         "",
-        "Every reference solution with one small change, handed in as an answer (`tools/mutants.py`, part of `make verify`).",
+        "Every reference solution with one small change, handed in as an answer (`tools/mutants.py`).",
         f"Measured on {datetime.date.today()} with Python {sys.version.split()[0]}, {versions}.",
         "",
         f"**{made - alive} of {made} mutants are rejected ({100 * (made - alive) / made:.1f}%).**",
