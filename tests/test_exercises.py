@@ -109,6 +109,38 @@ def test_the_form_of_a_chapter():
         assert statistics.median(len(exercise.mistakes) for exercise in mine) >= 4
 
 
+def test_a_bad_start_of_the_toy_model_is_named():
+    class Large(torch.nn.Module):
+        def __init__(self, n_instances, n_features, n_hidden):
+            super().__init__()
+            self.W = torch.nn.Parameter(10 * torch.randn(n_instances, n_hidden, n_features))
+            self.b = torch.nn.Parameter(torch.zeros(n_instances, n_features))
+
+    report = run(exercises.get("superposition.ToyModel"), Large)
+    assert report.verdict.sentence == "W should start at numbers of a size around 0.1 to 1."
+
+
+def test_a_parameter_without_numbers_is_no_crash():
+    class Meta(torch.nn.Module):
+        def __init__(self, n_instances, n_features, n_hidden):
+            super().__init__()
+            self.W = torch.nn.Parameter(torch.ones(n_instances, n_hidden, n_features, device="meta"))
+            self.b = torch.nn.Parameter(torch.zeros(n_instances, n_features))
+
+    assert run(exercises.get("superposition.ToyModel"), Meta).status == "fail"
+
+
+def test_counts_of_another_dtype_are_not_told_to_keep_the_inputs():
+    answer = exercises.get("superposition.polysemanticity").equivalents[0]
+    report = run(exercises.get("superposition.polysemanticity"), lambda W, threshold=0.5: answer(W, threshold).float())
+    assert report.verdict.sentence == "The result should be int64; yours is float32."
+
+
+def test_short_inputs_are_shown_with_few_digits():
+    report = run(exercises.get("superposition.sparse_batch"), lambda *args: None)
+    assert "sparsity = tensor([0, 0.3, 0.7])" in dict(report.verdict.details)["called with"]
+
+
 def test_an_unknown_id_shows_the_nearest():
     with pytest.raises(exercises.UnknownExercise, match="Did you mean 'superposition.feature_norms'"):
         exercises.get("superposition.feature_norm")

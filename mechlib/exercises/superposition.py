@@ -101,6 +101,11 @@ FEATURE_NORMS = Exercise(
             "This is one length for a whole instance. Each feature has its own: sum over the hidden dimension only.",
         ),
         Mistake(
+            "over_instances",
+            lambda W: W.norm(dim=0),
+            "These lengths run over the instances. A feature is a column: sum over the hidden dimension, axis 1.",
+        ),
+        Mistake(
             "largest_entry",
             lambda W: W.abs().amax(dim=1),
             "This is each column's largest entry. A length is the square root of the sum of squares.",
@@ -195,6 +200,16 @@ SUPERPOSITION_INDEX = Exercise(
             "not_squared",
             lambda W: _off_diagonal(_overlaps(_unit(W), W)).sum(dim=2),
             "The overlaps are added without squaring, so positive and negative ones cancel.",
+        ),
+        Mistake(
+            "squared_after_sum",
+            lambda W: _off_diagonal(_overlaps(_unit(W), W)).sum(dim=2).square(),
+            "The overlaps are summed first and squared then, so that they cancel. Square each one.",
+        ),
+        Mistake(
+            "subtracts_one",
+            lambda W: _overlaps(_unit(W), W).square().sum(dim=2) - 1,
+            "This takes j = i out by subtracting 1. The overlap of W_i with its own direction is its length, so its square is ||W_i||^2.",
         ),
         Mistake(
             "absolute_values",
@@ -339,6 +354,11 @@ def _own_generator(pairs: bool) -> Sampler:
     return sample
 
 
+def _dropout(batch_size: int, n_features: int, sparsity: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    values = _rand((batch_size, len(sparsity), n_features), sparsity, generator)
+    return torch.stack([nn.functional.dropout(values[:, i], float(s)) for i, s in enumerate(sparsity)], dim=1)
+
+
 def _loop_sampler(
     batch_size: int, n_features: int, sparsity: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -349,7 +369,7 @@ def _loop_sampler(
     return x
 
 
-IGNORES_GENERATOR = "The sample is right, but it does not come from the generator: pass `generator=generator` to every random function, or nobody can repeat your experiment."
+IGNORES_GENERATOR = "The sample is right, but not all of it comes from the generator: pass `generator=generator` to every random function, or nobody can repeat your experiment."
 
 SPARSE_BATCH = Exercise(
     id="superposition.sparse_batch",
@@ -406,6 +426,11 @@ SPARSE_BATCH = Exercise(
             "instances_share_draws",
             sampler(lambda u, B, I, F, s: u(B, 1, F) >= s, lambda u, B, I, F: u(B, 1, F)),
             "All instances see the same random numbers. Draw for each instance separately.",
+        ),
+        Mistake(
+            "dropout",
+            _dropout,
+            "Dropout divides what it keeps by 1 - sparsity, so values exceed 1 (and it takes no generator). Multiply by a 0/1 mask of your own.",
         ),
         Mistake("ignores_generator", _own_generator(pairs=False), IGNORES_GENERATOR),
     ],
@@ -565,23 +590,22 @@ def _same_start(expected: Any, got: Any) -> Difference | None:
         sentence = f"The model should have the parameters {names} (nn.Parameter); yours has {sorted(got) or 'none'}."
         return Difference("structure", sentence)
     for name in names:
-        zeros = torch.zeros_like(expected[name]), torch.zeros_like(got[name])
-        if difference := close(*zeros, path=name):
+        if difference := close(_blank(expected[name]), _blank(got[name]), path=name):
             return difference
-    if difference := close(_start_properties(expected), _start_properties(got)):
-        sentence = "b should start at zero, and W at random numbers that differ from instance to instance, of a size around 0.1 to 1."
-        return Difference("value", sentence, difference.expected, difference.got)
-    return None
+    theirs = _start_properties(got)
+    sentences = [sentence for sentence, holds in _start_properties(expected).items() if theirs[sentence] != holds]
+    return Difference("value", sentences[0]) if sentences else None
 
 
 def _start_properties(parameters: dict[str, Tensor]) -> dict[str, bool]:
+    """What a start should be like -> whether it is."""
     W, size = parameters["W"], parameters["W"].double().square().mean().sqrt()
     return {
-        "b starts at zero": not parameters["b"].any(),
-        "W is not zero": bool(W.any()),
-        "W has a sensible size": bool(0.01 < size < 3),
-        "instances differ": len(W) == 1 or not torch.equal(W[0], W[1]),
-        "columns differ": not torch.equal(W[..., 0], W[..., 1]),
+        "b should start at zero.": not parameters["b"].any(),
+        "W should not start at zero.": bool(W.any()),
+        "W should start at numbers of a size around 0.1 to 1.": bool(0.01 < size < 3),
+        "W should start at other random numbers in each instance.": len(W) == 1 or not torch.equal(W[0], W[1]),
+        "W should start at random numbers: all features have the same.": not torch.equal(W[..., 0], W[..., 1]),
     }
 
 
@@ -886,7 +910,7 @@ FEATURE_DIMENSIONALITY = Exercise(
         Mistake(
             "not_normalised",
             lambda W: _dimensionality(W, _overlaps(W, W).square().sum(dim=2)),
-            "In the denominator W_i keeps its length. Divide it by its norm: only its direction counts.",
+            "In the denominator W_i keeps its length: divide it by its norm. (Or the numerator ||W_i||^2 is missing, which gives the same.)",
         ),
         Mistake(
             "both_normalised",
