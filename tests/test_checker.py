@@ -3,6 +3,7 @@
 import math
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import mechlib
 from mechlib.checker import Case, Exercise, Mistake, Recipe, run
 from mechlib.checker.compare import close, moments
 from mechlib.checker.encoding import Other, decode, encode
@@ -232,6 +234,13 @@ def test_an_exception_shows_the_students_line_not_ours():
     assert verdict.kind == "raised"
     assert "IndexError" in details["exception"]
     assert "return y.norm(dim=7)" in details["your code"] and "in answer" in details["your code"]
+
+
+def test_a_students_file_beside_the_library_is_theirs():
+    path = Path(mechlib.__file__).parent.with_name("mechlib_answers.py")
+    namespace: dict = {}
+    exec(compile("def answer(x):\n    return x.norm(dim=7)", str(path), "exec"), namespace)
+    assert "line 2, in answer" in dict(fails(namespace["answer"]).verdict.details)["your code"]
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), RecursionError(), AssertionError("mine"), KeyError("W")])

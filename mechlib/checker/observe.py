@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import linecache
+import os
 import sysconfig
 import traceback
 import types
@@ -170,7 +171,7 @@ def _not_callable(answer: Any) -> str:
 
 
 _NOT_THEIRS = tuple(
-    str(Path(folder).resolve())
+    f"{Path(folder).resolve()}{os.sep}"
     for folder in (Path(__file__).parents[1], sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 )
 

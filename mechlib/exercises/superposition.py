@@ -248,7 +248,7 @@ def _off_diagonal_keep_nan(overlaps: Tensor) -> Tensor:
 
 
 def _sample_statistics(x: Tensor) -> dict[str, Tensor]:
-    """Columns (draws, statistics) that tell wrong samplers of non-negative sparse features from right ones."""
+    """Columns (draws, instances, features) that tell wrong samplers of non-negative sparse features from right ones."""
     active, neighbour = (x > 0).double(), x.roll(-1, dims=2)
     rows = len(x) // 2 * 2
     columns = {
@@ -263,10 +263,9 @@ def _sample_statistics(x: Tensor) -> dict[str, Tensor]:
         "how often a feature is active in two instances at once": active * active.roll(-1, dims=1),
         "the mean product of a feature in two instances": x * x.roll(-1, dims=1),
     }
-    flat = {name: column.flatten(1) for name, column in columns.items()}
     # Pairs of rows that do not overlap, so that the draws stay independent.
-    flat["how often a feature is active in two rows at once"] = (active[:rows:2] * active[1:rows:2]).flatten(1)
-    return flat
+    columns["how often a feature is active in two rows at once"] = active[:rows:2] * active[1:rows:2]
+    return columns
 
 
 def sample_cases(sparsities: list[float]) -> Callable[[int], Iterable[Case]]:
@@ -380,7 +379,7 @@ SPARSE_BATCH = Exercise(
     difficulty=2,
     reference=reference.sparse_batch,
     cases=sample_cases([0.0, 0.3, 0.7]),
-    compare=moments(_sample_statistics),
+    compare=moments(_sample_statistics, axes="[instance, feature]"),
     mistakes=[
         Mistake(
             "one_draw_for_both",
@@ -467,7 +466,7 @@ CORRELATED_BATCH = Exercise(
     difficulty=2,
     reference=reference.correlated_batch,
     cases=sample_cases([0.0, 0.3, 0.7]),
-    compare=moments(_sample_statistics),
+    compare=moments(_sample_statistics, axes="[instance, feature]"),
     mistakes=[
         Mistake(
             "independent",
