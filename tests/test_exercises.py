@@ -146,6 +146,15 @@ def test_statistics_that_are_off_are_located():
     assert details[""] == "worst at [instance, feature] = [2, 1]"
 
 
+def test_a_guard_that_lowers_the_largest_response_fails_with_every_seed():
+    def answer(W, threshold=0.5):
+        response = W.relu()
+        return ((response / (response.amax(dim=2, keepdim=True) + 1e-8) >= threshold) & (W > 0)).sum(dim=2)
+
+    exercise = exercises.get("superposition.polysemanticity")
+    assert [run(exercise, answer, seed).status for seed in range(20)] == ["fail"] * 20
+
+
 def test_short_inputs_are_shown_with_few_digits():
     report = run(exercises.get("superposition.sparse_batch"), lambda *args: None)
     assert "sparsity = tensor([0, 0.3, 0.7])" in dict(report.verdict.details)["called with"]

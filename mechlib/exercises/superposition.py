@@ -964,8 +964,8 @@ def polysemanticity_cases(seed: int) -> Iterable[Case]:
     yield Case({"W": weights(seed, 3, 5, 7), "threshold": 0.5})
     yield Case({"W": weights(seed + 1, 1, 6, 4), "threshold": 0.2}, note="a low threshold")
     yield Case(
-        {"W": weights(seed + 2, 2, 3, 9), "threshold": 1.0},
-        note="a threshold of 1: only the largest response counts",
+        {"W": weights(seed + 2, 2, 3, 9) * 0.01, "threshold": 1.0},
+        note="small weights and a threshold of 1: only the largest response counts",
     )
     counts = fact(lambda out: out.tolist() == [[2, 0, 0]], "Here the counts should be 2, 0 and 0.")
     yield Case(
