@@ -3,6 +3,7 @@
 import math
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import mechlib
 from mechlib.checker import Case, Exercise, Mistake, Recipe, run
 from mechlib.checker.compare import close, moments
 from mechlib.checker.encoding import Other, decode, encode
@@ -234,6 +236,13 @@ def test_an_exception_shows_the_students_line_not_ours():
     assert "return y.norm(dim=7)" in details["your code"] and "in answer" in details["your code"]
 
 
+def test_a_students_file_beside_the_library_is_theirs():
+    path = Path(mechlib.__file__).parent.with_name("mechlib_answers.py")
+    namespace: dict = {}
+    exec(compile("def answer(x):\n    return x.norm(dim=7)", str(path), "exec"), namespace)
+    assert "line 2, in answer" in dict(fails(namespace["answer"]).verdict.details)["your code"]
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), RecursionError(), AssertionError("mine"), KeyError("W")])
 def test_any_exception_is_caught(error):
     def answer(x):
@@ -302,22 +311,28 @@ def test_pytorchs_own_not_implemented_is_no_stub():
     assert fails(answer).verdict.kind == "raised"
 
 
+def test_what_pytorch_cannot_do_in_bfloat16_is_not_held_against_the_student():
+    cases = [Case({"x": torch.ones(2, 2)}), Case({"x": torch.ones(2, 2, dtype=torch.bfloat16)})]
+    report = run(exercise(cases=lambda seed: cases), lambda x: 2 * x + 0 * torch.linalg.svdvals(x).sum())
+    assert report.status == "pass"
+
+
 def test_a_small_guard_against_zero_is_no_mistake():
     cases = [Case({"x": torch.arange(1.0, 7.0, dtype=torch.float64)})]
     assert run(exercise(cases=lambda seed: cases), lambda x: x / (0.5 + 1e-6)).status == "pass"
 
 
 def test_numbers_that_look_alike_are_told_apart():
-    details = dict(fails(lambda x: 2 * x * (1 + 2e-4)).verdict.details)
-    assert "expected 2.0, got 2.0004" in details[""]
+    details = dict(fails(lambda x: 2 * x + 0.001 * (x == 1)).verdict.details)
+    assert "got 2.001" in details[""]
 
 
-def test_a_mistake_that_explains_only_a_later_case_does_not_claim_all():
+def test_a_mistake_that_agrees_on_one_case_only_is_not_claimed():
     cases = [Case({"x": torch.ones(2)}), Case({"x": -torch.ones(2)})]
     absolute = exercise(mistakes=[Mistake("absolute", lambda x: 2 * x.abs(), "Signed!")], cases=lambda seed: cases)
     assert run(absolute, lambda x: 2 + 0 * x).verdict.sentence == "Signed!"
     other = run(absolute, lambda x: 2.5 + 0.5 * x).verdict.sentence
-    assert other == "Signed! (That explains the case below. Others fail for another reason.)"
+    assert other == "The result has the right shape, but wrong numbers."
 
 
 def test_a_truth_that_the_reference_cannot_bend():

@@ -137,6 +137,25 @@ def test_counts_of_another_dtype_are_not_told_to_keep_the_inputs():
     assert report.verdict.sentence == "The result should be int64; yours is float32."
 
 
+def test_statistics_that_are_off_are_located():
+    def answer(batch_size, n_features, sparsity, generator=None):
+        x = exercises.get("superposition.sparse_batch").equivalents[1](batch_size, n_features, sparsity, generator)
+        x[:, 2, 1] *= 0.7
+        return x
+
+    details = dict(run(exercises.get("superposition.sparse_batch"), answer).verdict.details)
+    assert details[""] == "worst at [instance, feature] = [2, 1]"
+
+
+def test_a_guard_that_lowers_the_largest_response_fails_with_every_seed():
+    def answer(W, threshold=0.5):
+        response = W.relu()
+        return ((response / (response.amax(dim=2, keepdim=True) + 1e-8) >= threshold) & (W > 0)).sum(dim=2)
+
+    exercise = exercises.get("superposition.polysemanticity")
+    assert [run(exercise, answer, seed).status for seed in range(20)] == ["fail"] * 20
+
+
 def test_short_inputs_are_shown_with_few_digits():
     report = run(exercises.get("superposition.sparse_batch"), lambda *args: None)
     assert "sparsity = tensor([0, 0.3, 0.7])" in dict(report.verdict.details)["called with"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import linecache
+import os
 import sysconfig
 import traceback
 import types
@@ -28,8 +29,7 @@ MAX_WARNINGS = 5
 class Failure:
     """Why an answer gave no result.
 
-    `kind` is one of: not_written, arguments, unusable, device, used_reference, unsupported (PyTorch lacks an
-    operation for this dtype), raised.
+    `kind` is one of: not_written, arguments, unusable, device, used_reference, raised.
     """
 
     kind: str
@@ -113,8 +113,6 @@ def explain(error: BaseException) -> Failure:
     kind = next((name for kind, name in kinds if isinstance(error, kind)), "raised")
     if kind == "not_written" and (type(error) is not NotImplementedError or str(error)):
         kind = "raised"  # PyTorch's own, as for a dtype that an operation does not know
-    if "not implemented for 'BFloat16'" in str(error):
-        kind = "unsupported"
     message = str(error) if kind != "raised" else "".join(traceback.format_exception_only(error)).strip()
     return Failure(kind, message[:1000], _students_line(error))
 
@@ -173,7 +171,7 @@ def _not_callable(answer: Any) -> str:
 
 
 _NOT_THEIRS = tuple(
-    str(Path(folder).resolve())
+    f"{Path(folder).resolve()}{os.sep}"
     for folder in (Path(__file__).parents[1], sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 )
 

@@ -38,7 +38,7 @@ def weight_cases(
         dead, short = weights(seed + 1, 2, 3, 4), weights(seed + 6, 4, 3, 2)
         dead[0, :, 2] = 0
         short[0, :, 1] = torch.tensor([1.0, -1.0, 0.0])
-        short[1, :, 0] = torch.tensor([0.006, 0.0, -0.008])
+        short[1, :, 0] = torch.tensor([0.012, 0.0, -0.016])
         tries = [
             (weights(seed, 3, 4, 6), ""),
             (weights(seed + 2, 1, 2, 5), "a batch of one instance"),
@@ -47,7 +47,7 @@ def weight_cases(
             (weights(seed + 7, 3, 3, 3), "as many instances as hidden dimensions and features"),
             (pentagon(), "a pentagon: five unit vectors, 72 degrees apart"),
             (dead, "feature 2 of instance 0 is not represented: its column of W is zero"),
-            (short, "a column whose entries sum to zero, and one of length 0.01"),
+            (short, "a column whose entries sum to zero, and one of length 0.02"),
             (weights(seed + 5, 5, 3, 7, dtype=torch.bfloat16), "bfloat16 weights"),
         ]
         for W, note in tries:
@@ -264,7 +264,7 @@ def _off_diagonal_keep_nan(overlaps: Tensor) -> Tensor:
 
 
 def _sample_statistics(x: Tensor) -> dict[str, Tensor]:
-    """Columns (draws, statistics) that tell wrong samplers of non-negative sparse features from right ones."""
+    """Columns (draws, instances, features) that tell wrong samplers of non-negative sparse features from right ones."""
     active, neighbour = (x > 0).double(), x.roll(-1, dims=2)
     rows = len(x) // 2 * 2
     columns = {
@@ -280,11 +280,10 @@ def _sample_statistics(x: Tensor) -> dict[str, Tensor]:
         "how often a feature is active in two instances at once": active * active.roll(-1, dims=1),
         "the mean product of a feature in two instances": x * x.roll(-1, dims=1),
     }
-    flat = {name: column.flatten(1) for name, column in columns.items()}
     # Pairs of rows that do not overlap, so that the draws stay independent.
-    flat["the mean product of two rows, one from each half"] = (x[: rows // 2] * x[rows // 2 : rows]).flatten(1)
-    flat["how often a feature is active in two rows at once"] = (active[:rows:2] * active[1:rows:2]).flatten(1)
-    return flat
+    columns["the mean product of two rows, one from each half"] = x[: rows // 2] * x[rows // 2 : rows]
+    columns["how often a feature is active in two rows at once"] = active[:rows:2] * active[1:rows:2]
+    return columns
 
 
 def sample_cases(sparsities: list[float]) -> Callable[[int], Iterable[Case]]:
@@ -399,7 +398,7 @@ SPARSE_BATCH = Exercise(
     difficulty=2,
     reference=reference.sparse_batch,
     cases=sample_cases([0.0, 0.3, 0.7]),
-    compare=moments(_sample_statistics),
+    compare=moments(_sample_statistics, axes="[instance, feature]"),
     mistakes=[
         Mistake(
             "one_draw_for_both",
@@ -486,7 +485,7 @@ CORRELATED_BATCH = Exercise(
     difficulty=2,
     reference=reference.correlated_batch,
     cases=sample_cases([0.0, 0.3, 0.7]),
-    compare=moments(_sample_statistics),
+    compare=moments(_sample_statistics, axes="[instance, feature]"),
     mistakes=[
         Mistake(
             "independent",
@@ -968,8 +967,8 @@ def polysemanticity_cases(seed: int) -> Iterable[Case]:
     yield Case({"W": weights(seed, 3, 5, 7), "threshold": 0.5})
     yield Case({"W": weights(seed + 1, 1, 6, 4), "threshold": 0.2}, note="a low threshold")
     yield Case(
-        {"W": weights(seed + 2, 2, 3, 9), "threshold": 1.0},
-        note="a threshold of 1: only the largest response counts",
+        {"W": weights(seed + 2, 2, 3, 9) * 0.01, "threshold": 1.0},
+        note="small weights and a threshold of 1: only the largest response counts",
     )
     counts = fact(lambda out: out.tolist() == [[2, 0, 0]], "Here the counts should be 2, 0 and 0.")
     yield Case(

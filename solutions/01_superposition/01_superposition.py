@@ -59,6 +59,8 @@ torch.set_num_threads(1)  # these models are so small that more threads only get
 # **How to work.** Replace every `raise NotImplementedError` by your own lines, run the cell, and run the check under it. A check says at once
 # whether you are right and, if not, which mistake it looks like. `hint("superposition.feature_norms")` helps a little and, called again, a little
 # more. `borrow(...)` hands over the solution so that you can go on (it earns no points), and `progress()` shows how far you are.
+#
+# Unless an exercise says otherwise, a result has the dtype and the device of the tensors that went in, and those stay as they are.
 
 # %% [markdown]
 # ## 1. A feature is a direction
@@ -97,8 +99,8 @@ def feature_norms(W: Float[Tensor, "instances hidden features"]) -> Float[Tensor
 check("superposition.feature_norms", feature_norms)
 
 # %% [markdown]
-# In the pentagon every norm is 1: every feature is fully there. But five unit vectors do not fit into a plane without touching each other. Write
-# $x = e_i$, a world in which only feature $i$ is on: what do you read along $W_i$ if *another* feature is on instead? **Before you go on, guess**: in the
+# In the pentagon every norm is 1: every feature is fully there. But five unit vectors do not fit into a plane without overlapping. Suppose that
+# feature $j$ alone is on: what do you read along the direction of *another* feature $i$? **Before you go on, guess**: in the
 # pentagon, does a feature suffer more from its two neighbours (72° away) or from the two that lie opposite (144° away)?
 #
 # ### Exercise 2 · `superposition_index`
@@ -184,7 +186,7 @@ check("superposition.sparse_batch", sparse_batch)
 # ### Exercise 4 · `ToyModel`
 # *20 minutes, ★★☆☆, 3 points (1 for the parameters, 2 for `forward`)*
 #
-# Write the class. `ToyModel(n_instances, n_features, n_hidden)` has two parameters: `W`, shape (instances, hidden, features), which starts at small random numbers (a size around 0.1 to 1),
+# Write the class. `ToyModel(n_instances, n_features, n_hidden)` has two parameters (`nn.Parameter`): `W`, shape (instances, hidden, features), which starts at small random numbers (a size around 0.1 to 1),
 # different in each instance; and `b`, shape (instances, features), which starts at zero. `forward(x)` computes $\mathrm{ReLU}(W^\top W x + b)$ for every example in every
 # instance, each with its own weights.
 #
@@ -486,8 +488,8 @@ plots.plot_dimensions_per_feature(
 
 # %% [markdown]
 # The antipodal pair, 1/2, is unmistakable. **What would have fooled us** is counting hits without a control: as features get crowded, *random* directions drift through every
-# fraction below 1/2 as well, so "many features near 3/8" alone means little. That is why the list of plateaus that do not show is part of the result. The paper's sweep is larger and trained longer; ours says only that a
-# short optimisation does not find these shapes, or not often enough to be told from chance.
+# fraction below 1/2 as well, so "many features near 3/8" alone means little. That is why the list of plateaus that do not show is part of the result. The paper reports more of these shapes, in models of the same size; ours says only that
+# our short optimisation does not find them, or not often enough to be told from chance.
 #
 # **A surprise**: dimensions per feature stick at 1 while *no* feature has a dimension to itself. With dense and equally important features the model has no reason to prefer any of them, so it spreads each one
 # thinly over all dimensions, like PCA. An average of 1 does not mean one each.
@@ -606,7 +608,7 @@ print(
 #
 # **In and out:** as in `sparse_batch`.
 #
-# **Example:** in `correlated_batch(1000, 4, torch.tensor([0.7]))` columns 0 and 1 are zero in the same rows (about 700 of them), and columns 2 and 3 in other ones.
+# **Example:** in `correlated_batch(1000, 4, torch.tensor([0.7]))` columns 0 and 1 (the last axis) are zero in the same examples, about 700 of them; columns 2 and 3 are zero in 700 or so that are drawn independently.
 
 
 # %% exercise="superposition.correlated_batch"
@@ -796,7 +798,7 @@ print("More features a neuron at sparsity 0.95 than at 0.50:", bool(features_a_n
 # The ReLU does make the basis special: rotating the hidden space ruins the model, while the linear one does not notice. At $S = 0.5$ the best model gives every neuron one feature; where features are sparse, it
 # packs several into a neuron *although* it could have kept them clean. Polysemanticity is not sloppiness. It is what a lower loss looks like.
 #
-# One thing does not fit the simple story: at $S = 0$, where everything is on all the time, neurons are *less* clean than at 0.5. The last column says why: there a neuron is almost never silent, so its ReLU
+# One thing does not fit the simple story: at $S = 0$, where everything is on all the time, neurons are *less* clean than at 0.5. The last column suggests why: there a neuron is almost never silent, so its ReLU
 # hardly acts, and without a ReLU no basis is special.
 
 # %% [markdown]
@@ -904,14 +906,14 @@ print(
 print("At sparsity 0 and 0.50 training wins nothing (less than 5%):", bool((ratio[:2] > 0.95).all()))
 
 # %% [markdown]
-# With dense features nobody beats your weights. With sparse ones the trained model computes more absolute values than it has room for: it *calculates* in superposition. A circuit
+# With dense features training gains nothing over your weights. With sparse ones the trained model computes more absolute values than it has room for: it *calculates* in superposition. A circuit
 # that reads and writes such features cannot be understood neuron by neuron either.
 
 # %% [markdown]
 # ## Caveats
 #
 # - **We knew the features.** In a real model nobody hands you $x$. Every measure here needs the true directions; finding them is the subject of chapter 06.
-# - **One seed is an anecdote.** Every picture above shows the lowest-loss model of several, and says how many found it.
+# - **One seed is an anecdote.** Where a picture shows single models, they are the lowest-loss ones of several. Before you believe such a picture, look at the other seeds.
 # - **A count near a fraction is no plateau.** Random directions pass through the same fractions; only the comparison tells.
 # - **Thresholds are choices.** "Stored" meant $\|W_i\| > 1/2$, and a neuron's "answers to" used a threshold of 1/2. How much hangs on the second? Look:
 
