@@ -107,7 +107,7 @@ def _progress_row(exercise: Any, entry: dict[str, Any]) -> tuple[str, str]:
     mark = card.MARKS.get(status, ("·" if status == "untried" else "✗", ""))[0]
     extras = [f"{entry.get('earned', 0):g}/{exercise.points}"]
     extras += [f"{entry['tries']} tries"] if entry.get("tries", 0) > 1 else []
-    extras += [f"{entry['hints']} hints"] if entry.get("hints") else []
+    extras += [f"{entry['hints']} hint{'s' if entry['hints'] > 1 else ''}"] if entry.get("hints") else []
     extras += ["borrowed"] if status == "borrowed" else []
     extras += ["optional"] if exercise.optional else []
     return f"{mark} {exercise.name}", ", ".join(extras)

@@ -141,7 +141,7 @@ def test_progress_is_drawn_from_a_file_beside_the_notebook(capsys):
     progress()
     out = capsys.readouterr().out
     assert "01_superposition" in out and "1 of 11 exercises, 1 of 22 points" in out
-    assert "✓ feature_norms" in out and "✗ dimensions_per_feature" in out and "1 hints" in out
+    assert "✓ feature_norms" in out and "✗ dimensions_per_feature" in out and "1 hint\n" in out
 
 
 def test_solved_stays_solved():

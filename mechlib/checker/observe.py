@@ -141,7 +141,8 @@ def _functions(reference: Callable | None) -> list[types.FunctionType]:
 
 def _not_callable(answer: Any) -> str:
     kind = type(answer).__name__
-    return f"The check wants the function itself, but got a {kind}. Pass its name, without parentheses."
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"The check wants the function itself, but got {article} {kind}. Pass its name, without parentheses."
 
 
 _NOT_THEIRS = tuple(
