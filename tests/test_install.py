@@ -108,6 +108,7 @@ def pip(name, line):
     print("pip", line)
     command = [{python!r}, "-m", "pip", "--python", sys.executable, *shlex.split(line), *{options!r}]
     subprocess.run(command, check=True, env=os.environ | {environment!r})
+    sys.modules["mechlib"] = type(sys)("mechlib")  # nothing was installed, and the cell imports it next
 
 class Shell:
     run_line_magic = staticmethod(pip)
