@@ -14,6 +14,8 @@ GRADE = {"nbgrader", "nbclient", "nbconvert", "nbformat", "jupytext"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"] and len(arguments) > 1:  # `mechlib help lab` is `mechlib lab --help`
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0

@@ -176,8 +176,9 @@ def test_lab_says_that_jupyterlab_is_missing(started, monkeypatch, capsys, tmp_p
     assert "pip install 'mechlib[lab]'" in capsys.readouterr().err
 
 
-def test_lab_help(started, capsys):
-    assert cli.main(["lab", "--help"]) == 0
+@pytest.mark.parametrize("arguments", [["lab", "--help"], ["help", "lab"]])
+def test_lab_help(started, capsys, arguments):
+    assert cli.main(arguments) == 0
     assert "--no-browser --port=8899" in capsys.readouterr().out
     assert not started
 

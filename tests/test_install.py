@@ -10,8 +10,15 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
+
+from mechlib.exercises import all_exercises
+from mechlib.grading.graft import graft, read_submission
+from mechlib.grading.quiet import QUIET_KERNEL
 
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
@@ -101,6 +108,7 @@ def pip(name, line):
     print("pip", line)
     command = [{python!r}, "-m", "pip", "--python", sys.executable, *shlex.split(line), *{options!r}]
     subprocess.run(command, check=True, env=os.environ | {environment!r})
+    sys.modules["mechlib"] = type(sys)("mechlib")  # nothing was installed, and the cell imports it next
 
 class Shell:
     run_line_magic = staticmethod(pip)
@@ -113,7 +121,8 @@ def run_in_colab(colab: Path, cell: str, options: list[str], environment: dict[s
     head = COLAB.format(python=sys.executable, options=options, environment=environment)
     program = head + import_or_install(cell)
     command = [colab / "bin" / "python", "-c", program]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=colab)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it may lead to a mechlib
+    result = subprocess.run(command, capture_output=True, text=True, cwd=colab, env=clean)
     if re.search(r"NewConnectionError|name resolution|NameResolutionError|Max retries", result.stderr):
         pytest.skip("no network: pip cannot ask what it would install")
     assert result.returncode == 0, result.stdout + result.stderr
@@ -143,3 +152,75 @@ def test_the_set_up_cell_installs_nothing_twice(colab):
     (packages / "mechlib").mkdir()
     (packages / "mechlib" / "__init__.py").touch()
     assert run_in_colab(colab, setup_cell(), [], {}) == ""
+
+
+# Nothing but this computer: kernels talk through its loopback. It is put where Python imports it at its start.
+OFFLINE = """\
+import socket
+
+def refuse_others(name):
+    method = getattr(socket.socket, name)
+    def connect(self, address, *rest):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"offline: {address}")
+        return method(self, address, *rest)
+    setattr(socket.socket, name, connect)
+
+for name in ("connect", "connect_ex"):
+    refuse_others(name)
+
+look_up = socket.getaddrinfo
+def getaddrinfo(host, *rest, **options):
+    if host not in (None, "", "127.0.0.1", "::1", "localhost"):
+        raise socket.gaierror(f"offline: {host}")
+    return look_up(host, *rest, **options)
+socket.getaddrinfo = getaddrinfo
+"""
+ALONE = """\
+import importlib.metadata, socket, mechlib
+print(mechlib.__file__)
+print(importlib.metadata.distribution("mechlib").locate_file("mechlib"))
+for attempt in (lambda: socket.create_connection(("192.0.2.1", 80)), lambda: socket.getaddrinfo("example.org", 80)):
+    try:
+        attempt()
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_the_wheel_alone_is_enough_for_a_chapter(wheel, tmp_path, monkeypatch):
+    """The wheel's files, a student's notebook in an empty folder, no network, no source tree: every check passes."""
+    for name in ("NBGRADER_EXECUTION", "MECHLIB_SEED", "MECHLIB_SOLUTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    installed, folder = tmp_path / "installed", tmp_path / "work"
+    folder.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--target", installed, wheel.filename], check=True, capture_output=True, text=True)
+    (installed / "sitecustomize.py").write_text(OFFLINE)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"PYTHONPATH": str(installed), "IPYTHONDIR": str(tmp_path / "ipython")}
+
+    released = nbformat.read(CHAPTER, as_version=4)
+    solved = ROOT / "solutions" / CHAPTER.parent.name / CHAPTER.name
+    grafted = graft(released, read_submission(solved))  # the answers are filled in, the experiments are skipped
+    assert grafted.remarks == []
+    notebook = grafted.notebook
+    notebook.cells.insert(0, new_code_cell(ALONE))
+    nbformat.write(notebook, folder / CHAPTER.name)
+    client = NotebookClient(
+        notebook, timeout=120, extra_arguments=QUIET_KERNEL, resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute(env=environment)  # an answer that fails its check would raise
+
+    where, metadata, *refused = notebook.cells[0].outputs[0].text.splitlines()
+    assert Path(where) == installed / "mechlib" / "__init__.py" and Path(metadata) == installed / "mechlib"
+    assert [line.split(":")[0] for line in refused] == ["offline", "offline"]
+    checks = [cell for cell in notebook.cells if "check" in cell.metadata]
+    assert len(checks) == len([exercise for exercise in all_exercises() if exercise.chapter == CHAPTER.stem])
+    for cell in checks:
+        (output,) = cell.outputs
+        points = f"{cell.metadata['nbgrader']['points']:g}"
+        assert output.data["text/plain"] == f"✓ {cell.metadata['check']}   {points} / {points}"
+    skipped = [cell for cell in notebook.cells if "experiment" in cell.metadata.get("tags", [])]
+    assert skipped and not any(cell.outputs for cell in skipped)
+    assert sorted(path.name for path in folder.iterdir()) == [".mechlib", CHAPTER.name]

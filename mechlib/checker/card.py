@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from html import escape
 
 from mechlib.checker.run import Report
 
-GREEN, RED, AMBER, BLUE = "#1b7f4d", "#b3362b", "#9a6700", "#2f6fb0"
+# Halfway between dark and light, to be read in JupyterLab's light and dark theme.
+GREEN, RED, AMBER, BLUE = "#23905a", "#d0463a", "#a87300", "#3a7fc4"
 MARKS = {"pass": ("✓", GREEN), "partly": ("◐", AMBER), "borrowed": ("↩", BLUE), "not_written": ("…", AMBER)}
 
 
@@ -35,21 +37,27 @@ class Card:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = f'<b style="color:{self.colour}">{escape(self.mark)}</b>&ensp;<b>{escape(self.headline)}</b>'
+        mark, headline = escape(self.mark), escape(self.headline)
+        head = f'<b style="color:{self.colour}">{mark}</b>&ensp;<b style="white-space:pre-wrap">{headline}</b>'
         if not self.sentence:
             return f'<div style="padding:2px 0">{head}</div>'
-        left, label_style = "text-align:left;", "vertical-align:top;opacity:.7;padding:1px 12px 1px 0"
+        cell = "text-align:left;vertical-align:baseline;background:none"
         rows = "".join(
-            f'<tr style="background:none"><td style="{left}{label_style}">{escape(label)}</td>'
-            f'<td style="{left}"><code style="white-space:pre-wrap">{escape(text)}</code></td></tr>'
+            f'<tr style="background:none"><td style="{cell};opacity:.7;white-space:nowrap;padding:1px 12px 1px 0">'
+            f'{escape(label)}</td><td style="{cell}"><code style="white-space:pre-wrap">{escape(text)}</code></td></tr>'
             for label, text in self.rows
         )
         table = f'<table style="margin:6px 0;font-size:90%;border:none">{rows}</table>' if rows else ""
         footer = f'<div style="opacity:.7;font-size:90%">{escape(self.footer)}</div>' if self.footer else ""
         return (
             f'<div style="border-left:4px solid {self.colour};padding:4px 12px;margin:4px 0;max-width:60em">{head}'
-            f'<div style="margin:6px 0">{escape(self.sentence)}</div>{table}{footer}</div>'
+            f'<div style="margin:6px 0">{_with_code(self.sentence)}</div>{table}{footer}</div>'
         )
+
+
+def _with_code(sentence: str) -> str:
+    """A sentence as HTML: what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(sentence))
 
 
 def card(report: Report) -> Card:

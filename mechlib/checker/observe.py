@@ -29,7 +29,7 @@ MAX_WARNINGS = 5
 class Failure:
     """Why an answer gave no result.
 
-    `kind` is one of: not_written, arguments, unusable, device, used_reference, raised.
+    `kind` is one of: not_written (the message is the name of what is missing), arguments, unusable, device, used_reference, raised.
     """
 
     kind: str
@@ -114,6 +114,8 @@ def explain(error: BaseException) -> Failure:
     if kind == "not_written" and (type(error) is not NotImplementedError or str(error)):
         kind = "raised"  # PyTorch's own, as for a dtype that an operation does not know
     message = str(error) if kind != "raised" else "".join(traceback.format_exception_only(error)).strip()
+    if kind == "not_written":  # of a class, it may be one method that is missing
+        message = traceback.extract_tb(error.__traceback__)[-1].name.removeprefix("__init__")
     return Failure(kind, message[:1000], _students_line(error))
 
 

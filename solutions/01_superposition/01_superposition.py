@@ -628,14 +628,14 @@ def correlated_batch(
 check("superposition.correlated_batch", correlated_batch)
 
 # %% [markdown]
-# Four features in two dimensions, as two pairs of partners; a hundred seeds each. Independent features are the control: there "partners" mean nothing.
+# Four features in two dimensions, as two pairs of partners; three hundred seeds each. Independent features are the control: there "partners" mean nothing.
 
 # %% tags=["experiment"]
 worlds = {"independent": sparse_batch, "correlated": correlated_batch, "anticorrelated": anticorrelated_batch}
 shares, examples = {}, []
 for name, sampler in worlds.items():
-    sparsity = torch.full((100,), 0.8)
-    model = ToyModel(100, n_features=4, n_hidden=2)
+    sparsity = torch.full((300,), 0.8)
+    model = ToyModel(300, n_features=4, n_hidden=2)
     train(
         model,
         sample=lambda batch_size: sampler(batch_size, 4, sparsity, generator),
@@ -646,7 +646,7 @@ for name, sampler in worlds.items():
         label=name,
     )
     with torch.no_grad():
-        x = sampler(20_000, 4, sparsity[:1], generator).expand(-1, 100, -1)
+        x = sampler(20_000, 4, sparsity[:1], generator).expand(-1, 300, -1)
         losses = importance_weighted_loss(model(x), x, torch.ones(4))
     W = model.W.detach()
     cosine = torch.nn.functional.cosine_similarity(W[..., 0::2], W[..., 1::2], dim=1)  # between partners
@@ -661,7 +661,7 @@ for name, sampler in worlds.items():
 # %% tags=["experiment"]
 plots.plot_shares(
     shares,
-    "share of pairs (100 seeds)",
+    "share of pairs (300 seeds)",
     "Partners that come together go orthogonal, partners that exclude each other antipodal",
     chance=1 / 3,
 )
@@ -670,7 +670,7 @@ plots.plot_shares(
 plots.plot_features_in_plane(
     torch.stack(examples),
     list(shares),
-    "Partners share a colour: the lowest-loss seed of 100 in each world",
+    "Partners share a colour: the lowest-loss seed of 300 in each world",
     pairs=True,
 )
 
