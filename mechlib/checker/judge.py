@@ -106,8 +106,8 @@ def _without_truth(case: Case) -> Case:
 def _explain_failure(exercise: Exercise, case: Case, failure: Failure) -> tuple[str, list[tuple[str, str]]]:
     name = exercise.name
     sentence = {
-        "not_written": f"`{failure.message or name}` is not written yet. Replace `raise NotImplementedError` by your code, run its "
-        f'cell, and run this one again. Stuck? hint("{exercise.id}")',
+        "not_written": f"`{failure.message or name}` is not written yet. Replace `raise NotImplementedError` by your "
+        f'code, run its cell, and run this one again. Stuck? hint("{exercise.id}")',
         "used_reference": f"Your answer calls the library's own `{name}`, which is what you are asked to write. "
         f'If you are stuck, borrow("{exercise.id}") hands it over openly, for no points.',
         "device": WRONG_DEVICE,

@@ -29,7 +29,8 @@ MAX_WARNINGS = 5
 class Failure:
     """Why an answer gave no result.
 
-    `kind` is one of: not_written (the message is the name of what is missing), arguments, unusable, device, used_reference, raised.
+    `kind` is one of: not_written (the message is the name of what is missing), arguments, unusable, device,
+    used_reference, raised.
     """
 
     kind: str
