@@ -1,0 +1,349 @@
+"""One way to load any model: those that come with the course, a local folder, or a name on the Hugging Face hub.
+
+    model = load("pocket")                    # comes with mechlib, needs no network
+    model = load("runs/my-model")             # a folder in Hugging Face layout
+    model = load("gpt2", processed=True)      # downloaded once, then kept; LayerNorms folded, weights centred
+
+All of them come back as a TransformerLens TransformerBridge, ready to be read and edited with hooks (`HOOKS`).
+
+A model comes with the course when its folder `mechlib/models/NAME/` holds `config.json`, `model.safetensors`,
+`tokenizer.json` and `card.json`. The card is a JSON object; `load` and `mechlib models` read these keys of it, and
+`seal(folder)` writes the last two:
+
+    summary      one sentence
+    skills       {name: number}, measured on held-out prompts
+    parameters   their number
+    sha256       {file: checksum}, verified whenever the model is loaded
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+SHIPPED = Path(__file__).parent
+WEIGHTS = "model.safetensors"
+# What a card vouches for: the weights, and the two files that give them a meaning.
+SEALED = ("config.json", WEIGHTS, "tokenizer.json")
+# The hub's names without an owner that the course mentions; any other hub name has the form owner/name.
+BARE_HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+
+# The hooks that the chapters use: once a model, once a block, and those that a switch of the model turns on.
+HOOKS = ("hook_embed", "hook_pos_embed", "ln_final.hook_scale", "ln_final.hook_normalized")
+BLOCK_HOOKS = (
+    "hook_resid_pre",
+    "hook_resid_mid",
+    "hook_resid_post",
+    "hook_attn_out",
+    "hook_mlp_out",
+    "ln1.hook_scale",
+    "ln1.hook_normalized",
+    "ln2.hook_scale",
+    "ln2.hook_normalized",
+    "attn.hook_q",
+    "attn.hook_k",
+    "attn.hook_v",
+    "attn.hook_attn_scores",
+    "attn.hook_pattern",
+    "attn.hook_z",
+    "mlp.hook_pre",
+    "mlp.hook_post",
+)
+SWITCHED_HOOKS = {
+    "attn.hook_result": "set_use_attn_result",  # each head's own output
+    "hook_q_input": "set_use_split_qkv_input",  # the residual stream as each head's queries, keys, values read it
+    "hook_k_input": "set_use_split_qkv_input",
+    "hook_v_input": "set_use_split_qkv_input",
+    "hook_mlp_in": "set_use_hook_mlp_in",
+}
+
+
+class ModelError(Exception):
+    """A model cannot be loaded; the message is one sentence that says why and what to do."""
+
+
+# ---- loading
+
+
+def load(name: str | Path, device: str | torch.device | None = None, processed: bool = False) -> Any:
+    """The model of that name as a TransformerBridge: eval mode, float32, no gradients for its parameters.
+
+    `name` is a model that comes with the course (`names()`), a folder in Hugging Face layout, or a name on the
+    hub, looked up in this order. The device is a GPU if there is one, unless it is given. `processed` folds the
+    LayerNorms into the weights and centres what is written and read, which changes no probability. Raises
+    ModelError with one sentence if that cannot be done.
+    """
+    device = pick_device(device)
+    where = _find(name)
+    with _quietly():
+        model = _boot(where, name, device)
+        return _ready(model, processed)
+
+
+def random_twin(
+    name: str | Path, seed: int = 0, device: str | torch.device | None = None, processed: bool = False
+) -> Any:
+    """A control: the same architecture and tokenizer with the random weights that training would start from.
+
+    The seed decides them, whatever was drawn before. Attention-only models (written as GPT-2 with one neuron
+    and zero MLP weights) have attention-only twins. Raises ModelError as `load` does.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    device = pick_device(device)
+    where = _find(name, weights=False)
+    with _quietly(), _in_a_sentence(where, name):
+        config = AutoConfig.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if getattr(config, "n_inner", None) == 1:
+            for part, parameter in network.named_parameters():
+                if ".mlp." in part:
+                    torch.nn.init.zeros_(parameter)
+        return bridge(network, tokenizer, device, processed, label=str(name))
+
+
+def bridge(
+    network: Any,
+    tokenizer: Any,
+    device: str | torch.device | None = None,
+    processed: bool = False,
+    label: str = "by hand",
+) -> Any:
+    """A transformers model and its tokenizer as `load` would return them. The model is changed in place."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    device = pick_device(device)
+    with _quietly():
+        # TransformerLens makes the tokenizer anew from its name unless it puts BOS first by itself.
+        tokenizer.init_kwargs.setdefault("name_or_path", label)
+        model = TransformerBridge.boot_transformers(
+            label, hf_model=network.to(device), tokenizer=tokenizer, device=device
+        )
+        return _ready(model, processed)
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, else a GPU if there is one, else the CPU."""
+    import torch
+
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"{device!r} is not a device: write 'cpu', 'cuda' or 'cuda:0'.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("There is no CUDA device here: leave `device` out, or write device='cpu'.")
+    return chosen
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """A tokenizer that splits at spaces and knows these words; the first one, BOS, also stands for any other."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    bos = words[0]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=bos))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 0)])
+    special = {"bos_token": bos, "eos_token": bos, "pad_token": bos, "unk_token": bos}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, add_bos_token=True, **special)
+
+
+# ---- the models that come with the course
+
+
+def names() -> list[str]:
+    """The models that come with the course."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/card.json"))
+
+
+def card(name: str | Path) -> dict[str, Any]:
+    """What is known about a model: how it was made and what it can do. Raises ModelError if it has no card."""
+    folder = SHIPPED / name if str(name) in names() else Path(name).expanduser()
+    if not (folder / "card.json").is_file():
+        known = f"only {', '.join(names())} have one" if names() else "no model that comes with the course has one"
+        raise ModelError(f"There is no card for {str(name)!r}{did_you_mean(str(name), names())}: {known}.")
+    return _json(folder / "card.json")
+
+
+def seal(folder: str | Path) -> dict[str, Any]:
+    """Write the number of parameters and the checksums of a folder's files into its card, and return the card."""
+    from safetensors import safe_open
+
+    folder = Path(folder)
+    content = _json(folder / "card.json") if (folder / "card.json").is_file() else {}
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        sizes = [weights.get_slice(key).get_shape() for key in weights.keys()]  # noqa: SIM118
+    content["parameters"] = sum(_product(size) for size in sizes)
+    content["sha256"] = {file: checksum(folder / file) for file in SEALED}
+    (folder / "card.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
+
+
+def checksum(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """` (did you mean a or b?)` with the names nearest to `name`, or nothing."""
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+# ---- where a name leads
+
+
+def _find(name: str | Path, weights: bool = True) -> str:
+    """The folder, or the hub name, behind a name; checked as far as that needs no loading."""
+    text = str(name)
+    if text in names():
+        return str(_checked(SHIPPED / text, weights))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(_checked(folder, weights))
+    if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise ModelError(f"There is no folder {folder}.")
+    if "/" not in text and text not in BARE_HUB_NAMES:
+        raise _unknown(text)
+    return _on_the_hub(text)
+
+
+def _unknown(name: str) -> ModelError:
+    known = [*names(), *BARE_HUB_NAMES]
+    return ModelError(
+        f"There is no model {name!r}{did_you_mean(name, known)}: write one of {', '.join(known)}, "
+        "a hub name like owner/name, or a folder."
+    )
+
+
+def _checked(folder: Path, weights: bool) -> Path:
+    """The folder, after looking at its files; raises ModelError for what is missing or changed."""
+    config = _json(folder / "config.json")
+    if "model_type" not in config:
+        raise ModelError(f"{folder / 'config.json'} is damaged: it has no model_type.")
+    if weights and not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise ModelError(f"{folder} has no weights ({WEIGHTS}): save them with model.save_pretrained(folder).")
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+        raise ModelError(f"{folder} has no tokenizer (tokenizer.json): save it with tokenizer.save_pretrained(folder).")
+    if (folder / "card.json").is_file():
+        for file, expected in _json(folder / "card.json").get("sha256", {}).items():
+            if not (folder / file).is_file() or checksum(folder / file) != expected:
+                raise ModelError(
+                    f"{folder / file} is not the file that its card describes (the checksum differs): "
+                    "get it again, for example by installing mechlib anew."
+                )
+    return folder
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelError(f"{path.parent} has no {path.name}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}.") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged: it holds no JSON object.")
+    return content
+
+
+def _on_the_hub(name: str) -> str:
+    """The hub name if the hub knows it, or the folder of an earlier download if there is no network.
+
+    One question with a time limit comes first: without a network, the libraries below ask again and again.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+        return name
+    except HFValidationError:
+        raise _unknown(name) from None
+    except GatedRepoError:
+        raise ModelError(
+            f"{name!r} is open only to those who accepted its terms: do that on its page, then log in with `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise _unknown(name) from None
+    except Exception as error:  # offline mode, no route, no name server, a proxy, a time-out: all mean no network
+        try:
+            return str(_checked(Path(snapshot_download(name, local_files_only=True)), weights=True))
+        except Exception:
+            raise ModelError(
+                f"{name!r} is not on this machine and the hub cannot be reached ({type(error).__name__}): connect and "
+                "try again, copy its folder here and load that, or take a model that needs no network"
+                + (f" ({', '.join(names())})." if names() else ".")
+            ) from None
+
+
+# ---- booting
+
+
+def _boot(where: str, name: str | Path, device: torch.device) -> Any:
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+
+    with _in_a_sentence(where, name):
+        return TransformerBridge.boot_transformers(where, device=device, dtype=torch.float32)
+
+
+def _ready(model: Any, processed: bool) -> Any:
+    if processed:
+        model.enable_compatibility_mode(disable_warnings=True)
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+@contextlib.contextmanager
+def _in_a_sentence(where: str, name: str | Path) -> Iterator[None]:
+    """Say in one sentence what the libraries say in many."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        said = said if len(said) <= 300 else said[:300] + "..."
+        raise ModelError(f"{str(name)!r} cannot be loaded from {where}: {said.rstrip('.')}.") from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars or advice on stderr, where a graded notebook would show them."""
+    from transformers.utils import logging
+
+    showing = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if showing:
+            logging.enable_progress_bar()
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
