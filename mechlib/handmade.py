@@ -19,7 +19,8 @@ or the residual stream before a layer at a position (`resid 1 @ 2`).
 
 How exact: the directions are orthonormal and have zero mean, and the LayerNorms divide by sqrt(variance + 1e8)
 and multiply by 1e4, so they do nothing (centring included). Attention scores differ by `SHARP`, so a softmax is
-0 or 1 to float32's last digit. What remains is rounding: stated numbers hold to 1e-4, mostly to 1e-5.
+0 or 1 to float32's last digit. What remains is rounding: stated numbers hold to 1e-4, mostly to 1e-5 (to 1e-3
+where attention is split between several positions, whose scores are rounded too).
 
 After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"
 (https://transformer-circuits.pub/2021/framework/index.html), whose two-layer induction circuit is the first.
@@ -27,6 +28,7 @@ After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -37,7 +39,7 @@ from mechlib import models
 
 # A score this much above the others takes all of the attention: exp(-40) is 4e-18.
 SHARP = 40.0
-BOS = "<bos>"
+BOS, UNK = "<bos>", "<unk>"
 
 # A matrix, or a number that stands for that multiple of the identity.
 Matrix = Tensor | Sequence[Sequence[float]] | float
@@ -103,16 +105,16 @@ class MLP:
 class Blueprint:
     """The plan of a small GPT-2: spaces of the residual stream, and who reads and writes them.
 
-    The vocabulary is "<bos>" (token 0) and `words`; a prompt has at most `n_ctx` tokens. Every position has a
-    direction of its own in the space `position`. Layers and heads are added as they are named; `n_layers` and
-    `n_heads` are the least to have, and those never named do nothing. The seed draws the directions: no neuron
-    of the residual stream means anything by itself.
+    The vocabulary is `<bos>` (token 0), `<unk>` (token 1) and `words`; a prompt has at most `n_ctx` tokens. Every
+    position has a direction of its own in the space `position`. Layers and heads are added as they are named;
+    `n_layers` and `n_heads` are the least to have, and those never named do nothing. The seed draws the
+    directions: no neuron of the residual stream means anything by itself.
     """
 
     def __init__(self, words: Sequence[str], n_ctx: int, n_layers: int = 1, n_heads: int = 1, seed: int = 0):
-        self.words = [BOS, *words]
+        self.words = [BOS, UNK, *words]
         if len(set(self.words)) < len(self.words):
-            raise ValueError("the words must differ from each other and from <bos>")
+            raise ValueError("the words must differ from each other and from <bos> and <unk>")
         self.n_ctx, self.n_layers, self.n_heads, self.seed = n_ctx, n_layers, n_heads, seed
         self.spaces: dict[str, Space] = {}
         self.heads: dict[tuple[int, int], Head] = {}
@@ -161,12 +163,7 @@ class Blueprint:
 
     def directions(self, space: Space) -> Float[Tensor, "space d_model"]:
         """The unit vectors of a space: orthogonal to each other, to every other space's, and to the mean."""
-        d_model = self.n_heads * self.d_head
-        generator = torch.Generator().manual_seed(self.seed)
-        draw = torch.randn(d_model, d_model, generator=generator, dtype=torch.float64)
-        draw[:, 0] = 1.0  # the mean comes first, so that all the others are orthogonal to it
-        basis = torch.linalg.qr(draw).Q.T[1:]
-        return basis[list(space.index)].float()
+        return _basis(self.n_heads * self.d_head, self.seed)[list(space.index)]
 
     def read(self, stream: Float[Tensor, "... d_model"], space: Space) -> Float[Tensor, "... space"]:
         """What a residual stream, or anything written to it, holds in `space`."""
@@ -193,7 +190,7 @@ class Blueprint:
             eos_token_id=0,
             pad_token_id=0,
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # the random weights that are overwritten below
             network = GPT2LMHeadModel(config)
         with torch.no_grad():
             for name, parameter in network.named_parameters():
@@ -205,13 +202,13 @@ class Blueprint:
                 self._write_head(network.transformer.h[layer].attn, index, head)
             for layer, mlp in self.mlps.items():
                 self._write_mlp(network.transformer.h[layer].mlp, mlp)
-        return models.bridge(network, models.word_tokenizer(self.words), device=device)
+        return models.bridge(network, word_tokenizer(self.words), device=device)
 
     def _write(self, weight: Float[Tensor, "rows d_model"], part: str) -> None:
         for space, table in self._written[part]:
             weight += table @ self.directions(space)
 
-    def _write_head(self, attention: torch.nn.Module, index: int, head: Head) -> None:
+    def _write_head(self, attention: Any, index: int, head: Head) -> None:
         """Each term of `qk` and `ov` gets dimensions of the head of its own."""
         d_model, d_head = self.n_heads * self.d_head, self.d_head
         W_Q, W_K, W_V = (torch.zeros(d_model, d_head) for _ in range(3))
@@ -232,7 +229,7 @@ class Blueprint:
             part[:, columns] = weight
         attention.c_proj.weight[columns] = W_O
 
-    def _write_mlp(self, module: torch.nn.Module, mlp: MLP) -> None:
+    def _write_mlp(self, module: Any, mlp: MLP) -> None:
         for neuron, (read, bias, write) in enumerate(mlp.neurons):
             for space, weight in read.items():
                 module.c_fc.weight[:, neuron] += weight * self.directions(space).sum(dim=0)
@@ -252,6 +249,28 @@ class Blueprint:
         for word, row in table.items():
             rows[self.words.index(word)] = torch.as_tensor(row, dtype=torch.float32)
         return rows
+
+
+@lru_cache(maxsize=8)
+def _basis(d_model: int, seed: int) -> Float[Tensor, "direction d_model"]:
+    """Random orthonormal directions, all those that have zero mean: d_model - 1 of them."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.randn(d_model, d_model, generator=generator, dtype=torch.float64)
+    draw[:, 0] = 1.0  # the mean comes first, so that all the others are orthogonal to it
+    return torch.linalg.qr(draw).Q.T[1:].float()
+
+
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """A tokenizer that splits at spaces and puts BOS before every text; any word but these is `<unk>`."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNK))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    special = {"bos_token": BOS, "eos_token": BOS, "pad_token": BOS, "unk_token": UNK}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, add_bos_token=True, **special)
 
 
 def _matrix(value: Matrix, rows: int, columns: int, name: str) -> Float[Tensor, "rows columns"]:
@@ -299,9 +318,10 @@ def induction(n_words: int = 20, n_ctx: int = 64, seed: int = 0) -> Blueprint:
     Prompts are any tokens, with "<bos>" or without it.
     """
     plan = Blueprint([f"w{i}" for i in range(n_words)], n_ctx, n_heads=2, seed=seed)
-    token = plan.space("token", n_words + 1)  # which word stands here
-    previous = plan.space("previous", n_words + 1)  # which word stands just before
-    guess = plan.space("guess", n_words + 1)  # which word comes next
+    n_vocab = len(plan.words)
+    token = plan.space("token", n_vocab)  # which word stands here
+    previous = plan.space("previous", n_vocab)  # which word stands just before
+    guess = plan.space("guess", n_vocab)  # which word comes next
     plan.embed(token)
     plan.unembed(guess, 20.0)
 
