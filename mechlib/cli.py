@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from mechlib import __version__
 
@@ -103,11 +104,11 @@ def models(arguments: list[str]) -> int:
             rows = models.listing()
             print(json.dumps(rows, indent=2) if options.json else "\n\n".join(map(describe, rows)) or "There are none.")
             return 0
-        from mechlib.models.evaluate import TARGETS, evaluate, table
-
+        evaluate = import_module("mechlib.models.evaluate")
         model = models.load(options.evaluate)
-        skills = evaluate(model, model.tokenizer)
-        print(json.dumps(skills, indent=2) if options.json else table(skills, TARGETS.get(options.evaluate, {})))
+        skills = evaluate.evaluate(model, model.tokenizer)
+        targets = evaluate.TARGETS.get(options.evaluate, {})
+        print(json.dumps(skills, indent=2) if options.json else evaluate.table(skills, targets))
         return 0
     except models.ModelError as error:
         return fail(str(error))
