@@ -70,22 +70,30 @@ class ModelError(Exception):
 # ---- loading
 
 
-def load(name: str | Path, device: str | torch.device | None = None, processed: bool = False) -> Any:
+def load(
+    name: str | Path,
+    device: str | torch.device | None = None,
+    processed: bool = False,
+    checkpoint: int | None = None,
+) -> Any:
     """The model of that name as a TransformerBridge: eval mode, float32, no gradients for its parameters.
 
     `name` is a model that comes with the course (`names()`), a folder in Hugging Face layout, or a name on the
     hub, looked up in this order. The device is a GPU if there is one, unless it is given. `processed` folds the
-    LayerNorms into the weights and centres what is written and read, which changes no probability. Raises
-    ModelError with one sentence if that cannot be done.
+    LayerNorms into the weights and centres what is written and read, which changes no probability. `checkpoint`
+    is a step of the training, one of `checkpoints(name)`. Raises ModelError with one sentence if that cannot be
+    done.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     device = pick_device(device)
     where = _find(name)
+    weights = where if checkpoint is None else _checkpoint(name, Path(where), checkpoint)
     with _unnoticed(), _in_a_sentence(name):
+        config = AutoConfig.from_pretrained(where)
         options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(where, output_loading_info=True, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(weights, config=config, output_loading_info=True, **options)
         network, report = loaded
         if missing := sorted(report["missing_keys"]):  # transformers would draw them at random
             raise ModelError(f"{str(name)!r} lacks weights that its config asks for: {', '.join(missing[:3])}.")
@@ -185,6 +193,12 @@ def card(name: str | Path) -> dict[str, Any]:
     return _json(folder / "card.json")
 
 
+def checkpoints(name: str | Path) -> list[int]:
+    """The steps of a model's training that were kept, for `load(name, checkpoint=step)`."""
+    folder = (SHIPPED / name if str(name) in names() else Path(name).expanduser()) / "checkpoints"
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if (path / WEIGHTS).is_file())
+
+
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """` (did you mean a or b?)` with the names nearest to `name`, or nothing."""
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
@@ -226,13 +240,29 @@ def _checked(folder: Path, weights: bool) -> Path:
         raise ModelError(f"{folder} has no weights ({WEIGHTS}): save them with model.save_pretrained(folder).")
     if not any((folder / file).is_file() for file in TOKENIZERS):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json): save it with tokenizer.save_pretrained(folder).")
-    expected = _json(folder / "card.json").get("sha256") if (folder / "card.json").is_file() else None
-    if weights and expected and _checksum(folder / WEIGHTS) != expected:
-        raise ModelError(
-            f"{folder / WEIGHTS} is not the file that its card describes (the checksum differs): get it again, "
-            "for example by installing mechlib anew."
-        )
+    if weights and (folder / "card.json").is_file():
+        _check(folder / WEIGHTS, _json(folder / "card.json").get("sha256"))
     return folder
+
+
+def _checkpoint(name: str | Path, folder: Path, step: int) -> Path:
+    """The folder with the weights of a step of the training."""
+    kept = checkpoints(name)
+    if step not in kept:
+        known = f"there are {', '.join(map(str, kept))}" if kept else "there are none"
+        raise ModelError(f"{str(name)!r} has no checkpoint {step}: {known}.")
+    weights = Path("checkpoints", f"step-{step:05}", WEIGHTS)
+    if (folder / "card.json").is_file():
+        _check(folder / weights, _json(folder / "card.json").get("checkpoints", {}).get(weights.as_posix()))
+    return (folder / weights).parent
+
+
+def _check(path: Path, expected: str | None) -> None:
+    if expected and _checksum(path) != expected:
+        raise ModelError(
+            f"{path} is not the file that its card describes (the checksum differs): get it again, for example by "
+            "installing mechlib anew."
+        )
 
 
 def _checksum(path: Path) -> str:
