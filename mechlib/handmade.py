@@ -14,8 +14,10 @@ writes, and builds a GPT-2 of it, as a TransformerBridge like every other model 
 `handmade(name, seed)` builds the models that the chapters and tests share; each one's docstring says what every
 patch gives, and tests/test_handmade.py reads its tables. In them, *denoising* runs the corrupted prompt with the
 site's clean activation put in, *noising* the clean prompt with the corrupted one, and *direct* is denoising of
-the path from the site straight to the logits alone. A site is a head's output (`head 0.1`), an MLP's (`mlp 1`),
-or the residual stream before a layer at a position (`resid 1 @ 2`).
+the path from the site straight to the logits alone. A site is a head's output (`head 0.1`), its queries, keys,
+values or attention (`q 0.1`, `k 0.1`, `v 0.1`, `pattern 0.1`), an MLP's output (`mlp 1`), or the residual stream
+before a layer at a position (`resid 1 @ 2`; position 0 is `<bos>`). Where heads look depends on the positions
+alone, in all models but `induction`: there is nothing to gain from patching their queries, keys or attention.
 
 How exact: the directions are orthonormal and have zero mean, and the LayerNorms divide by sqrt(variance + 1e8)
 and multiply by 1e4, so they do nothing (centring included). Attention scores differ by `SHARP`, so a softmax is
@@ -92,7 +94,10 @@ class MLP:
     constants: list[Mapping[Space, float]] = field(default_factory=list)
 
     def neuron(self, read: Mapping[Space, float], bias: float, write: Mapping[Space, float]) -> "MLP":
-        """One neuron: ReLU(the weighted sum of the spaces read + bias), written with the weights of `write`."""
+        """One neuron: ReLU(the weighted sum of the spaces read + bias), written with the weights of `write`.
+
+        A space of several directions counts as their sum.
+        """
         self.neurons.append((read, bias, write))
         return self
 
@@ -307,15 +312,62 @@ def induction(n_words: int = 20, n_ctx: int = 64, seed: int = 0) -> Blueprint:
       it is there itself), whose `previous` is wrong.
     - Heads 0.0 and 1.1 and the MLPs do nothing.
 
-    If the current token occurred before, once, and not in the position right before this one's: attention 1 on
-    its successor, whose logit is 20, all others 0. After k occurrences with different successors: logit 20 / k
-    for each. If it never occurred: attention spread evenly over positions 1 to the present one, and logits in
-    proportion to how often each token stands there. So on a segment without recurring tokens that is repeated,
-    all tokens but the first of the repeat are predicted with a probability above 0.999999. `previous`, put into
-    the induction head's *keys*, is what the circuit hangs on: head 0.1's path to its keys carries everything,
-    its paths to queries, to values and straight to the logits nothing.
+    If the current token occurred before, once, its successor gets all of the attention and logit 20, all other
+    words 0. After k occurrences with different successors: logit 20 / k for each. If it never occurred: attention
+    spread evenly over positions 1 to the present one, and logits in proportion to how often each token stands
+    there. So on a segment without recurring tokens that is repeated, all tokens but the first of the repeat are
+    predicted, with a probability above 0.999999. Prompts are any words, with "<bos>" or without it.
 
-    Prompts are any tokens, with "<bos>" or without it.
+    The numbers below are logit(w2) - logit(w3) at the last of the prompts `<bos> w1 w2 w3 w1`. Corrupting the
+    first w1 breaks the match in the induction head's *keys*, and these are all that head 0.1 is there for:
+
+        clean w1 w2 w3 w1  corrupted w4 w2 w3 w1
+        patched               denoising  noising  direct
+        head 0.1                  20        0        0
+        head 1.0                  20        0       20
+        head 0.0                   0       20        0
+        resid 0 @ 1               20        0        0
+        resid 1 @ 1                0       20        0
+        resid 1 @ 2               20        0        0
+        resid 1 @ 4                0       20        0
+        mlp 0                      0       20        0
+
+        clean w1 w2 w3 w1  corrupted w4 w2 w3 w1
+        patched               denoising  noising
+        q 1.0                      0       20
+        k 1.0                     20        0
+        v 1.0                      0       20
+        pattern 1.0               20        0
+
+        clean w1 w2 w3 w1  corrupted w4 w2 w3 w1
+        edge                  denoising
+        0.1 -> 1.0 k              20
+        0.1 -> 1.0 q               0
+        0.1 -> 1.0 v               0
+        0.1 -> logits              0
+        1.0 -> logits             20
+
+    Corrupting the last w1 breaks the match in its *query*:
+
+        clean w1 w2 w3 w1  corrupted w1 w2 w3 w4
+        patched               denoising  noising
+        head 0.1                   0       20
+        head 1.0                  20        0
+        q 1.0                     20        0
+        k 1.0                      0       20
+        v 1.0                      0       20
+        pattern 1.0               20        0
+
+    Corrupting w2 leaves the match alone and changes what is copied, the *value*:
+
+        clean w1 w2 w3 w1  corrupted w1 w5 w3 w1
+        patched               denoising  noising
+        head 0.1                   0       20
+        head 1.0                  20        0
+        q 1.0                      0       20
+        k 1.0                      0       20
+        v 1.0                     20        0
+        pattern 1.0                0       20
     """
     plan = Blueprint([f"w{i}" for i in range(n_words)], n_ctx, n_heads=2, seed=seed)
     n_vocab = len(plan.words)
@@ -438,6 +490,14 @@ def chain(seed: int = 0) -> Blueprint:
         resid 1 @ 2                4       -4       -4
         resid 1 @ 3               -4        4       -4
         mlp 0                     -4        4       -4
+
+        clean 1 . =  corrupted 0 . =
+        patched               denoising  noising
+        v 0.1                      4       -4
+        v 1.0                      4       -4
+        k 1.0                     -4        4
+        q 1.0                     -4        4
+        pattern 1.0               -4        4
 
     Edge by edge (the difference that the sender makes, added to the receiver's input alone):
 

@@ -27,7 +27,8 @@ def build(name: str, seed: int = 0):
 
 
 def logit_diff(model, logits):
-    return (logits[0, -1, model.to_single_token("yes")] - logits[0, -1, model.to_single_token("no")]).item()
+    right, wrong = ("yes", "no") if "yes" in model.tokenizer.get_vocab() else ("w2", "w3")
+    return (logits[0, -1, model.to_single_token(right)] - logits[0, -1, model.to_single_token(wrong)]).item()
 
 
 def answer(model, prompt: str) -> float:
@@ -53,7 +54,7 @@ def tables(name: str) -> list[tuple[str, str, list[str], list[tuple[str, list[fl
 
 CASES = [
     (name, clean, corrupted, row, dict(zip(columns, numbers)))
-    for name in ANSWERING
+    for name in BLUEPRINTS
     for clean, corrupted, columns, rows in tables(name)
     for row, numbers in rows
 ]
@@ -63,6 +64,10 @@ def site(text: str) -> tuple[str, tuple]:
     """The hook of a site, and the part of its activation: [batch, position, head, ...]."""
     if match := re.fullmatch(r"head (\d)\.(\d)", text):
         return f"blocks.{match[1]}.attn.hook_z", (slice(None), slice(None), int(match[2]))
+    if match := re.fullmatch(r"([qkv]) (\d)\.(\d)", text):
+        return f"blocks.{match[2]}.attn.hook_{match[1]}", (slice(None), slice(None), int(match[3]))
+    if match := re.fullmatch(r"pattern (\d)\.(\d)", text):
+        return f"blocks.{match[1]}.attn.hook_pattern", (slice(None), int(match[2]))
     if match := re.fullmatch(r"mlp (\d)", text):
         return f"blocks.{match[1]}.hook_mlp_out", (slice(None),)
     match = re.fullmatch(r"resid (\d) @ (\d)", text)
@@ -122,10 +127,18 @@ def along(model, edge: str, into: str, source: str) -> float:
 
 
 def test_the_docstrings_have_tables():
-    counts = {name: [len(rows) for *_, rows in tables(name)] for name in ANSWERING}
-    assert counts == {"and_gate": [10, 3], "or_gate": [10, 3], "chain": [9, 6], "diamond": [14, 11], "indirect": [9]}
+    counts = {name: [len(rows) for *_, rows in tables(name)] for name in BLUEPRINTS}
+    assert counts == {
+        "induction": [8, 4, 5, 6, 6],
+        "and_gate": [10, 3],
+        "or_gate": [10, 3],
+        "chain": [9, 5, 6],
+        "diamond": [14, 11],
+        "indirect": [9],
+    }
     assert len(CASES) == sum(map(sum, counts.values()))
-    assert all(set(expected) in ({"denoising", "noising", "direct"}, {"denoising"}) for *_, expected in CASES)
+    columns = [["denoising", "noising", "direct"], ["denoising", "noising"], ["denoising"]]
+    assert all(list(expected) in columns for *_, expected in CASES)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -140,9 +153,10 @@ def test_every_row_of_every_table(name, clean, corrupted, row, expected, seed):
         found = {
             "denoising": patched(model, row, into=corrupted, source=clean),
             "noising": patched(model, row, into=clean, source=corrupted),
-            "direct": straight(model, row, into=corrupted, source=clean),
         }
-    assert found == pytest.approx(expected, abs=TOLERANCE)
+    if "direct" in expected:
+        found["direct"] = straight(model, row, into=corrupted, source=clean)
+    assert found == pytest.approx(expected, abs=SPLIT if name == "induction" else TOLERANCE)
 
 
 # ---- the sentences
@@ -209,6 +223,16 @@ def test_the_diamonds_branches_differ_equally():
     assert plan.read(change[0], b).item() == pytest.approx(2.0, abs=1e-5)
     assert plan.read(change[2], c).item() == pytest.approx(2.0, abs=1e-5)
     assert plan.read(change[0], c).item() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_where_heads_look_depends_on_positions_alone(name):
+    model = build(name)
+    prompts = {prompt for clean, corrupted, *_ in tables(name) for prompt in (clean, corrupted)}
+    _, activations = model.run_with_cache(model.to_tokens(sorted(prompts)))
+    for layer in range(model.cfg.n_layers):
+        pattern = activations[f"blocks.{layer}.attn.hook_pattern"]
+        torch.testing.assert_close(pattern, pattern[:1].expand_as(pattern), atol=1e-6, rtol=0)
 
 
 WORKING = {
@@ -311,30 +335,6 @@ def test_induction_on_a_new_token_averages_what_it_saw():
     torch.testing.assert_close(logits, expected, atol=SPLIT, rtol=0)
 
 
-@pytest.mark.parametrize("where", ["k", "q", "v", "logits"])
-def test_induction_hangs_on_the_path_to_the_keys(where):
-    model = build("induction")
-    tokens = repeated(20, 9, 3, seed=2)
-    plain, activations = model.run_with_cache(tokens)
-    own = activations["blocks.0.attn.hook_result"][:, :, 1]
-
-    def remove(value, hook):
-        value = value.clone()
-        if where == "logits":
-            return value - own
-        value[:, :, 0] -= own
-        return value
-
-    hook_name = "blocks.1.hook_resid_post" if where == "logits" else f"blocks.1.hook_{where}_input"
-    logits = model.run_with_hooks(tokens, fwd_hooks=[(hook_name, remove)])
-    if where != "k":
-        return torch.testing.assert_close(logits, plain, atol=SPLIT, rtol=0)
-    seen = torch.nn.functional.one_hot(tokens[0], 22).float()
-    for position in range(1, tokens.shape[1]):
-        average = 20 * seen[1 : position + 1].mean(dim=0)
-        torch.testing.assert_close(logits[0, position], average, atol=SPLIT, rtol=0)
-
-
 # ---- the builder
 
 
@@ -435,6 +435,14 @@ def test_folding_the_weights_changes_no_answer(name):
     folded.enable_compatibility_mode(disable_warnings=True)
     for prompt in {clean for clean, *_ in tables(name)} | {corrupted for _, corrupted, *_ in tables(name)}:
         assert answer(folded, prompt) == pytest.approx(answer(model, prompt), abs=1e-3)
+
+
+def test_the_checks_can_ask_for_them():
+    from mechlib.checker import Recipe, encoding, recipes
+
+    wanted = {"model": Recipe("handmade", {"name": "diamond", "seed": 3})}
+    model = recipes.build(encoding.decode(encoding.encode(wanted)))["model"]
+    assert torch.equal(model.W_E, build("diamond", 3).W_E)
 
 
 def test_attend():
