@@ -418,6 +418,10 @@ def and_gate(seed: int = 0) -> Blueprint:
         mlp 1                      4       -4        4
 
     A head set to zero counts as half-way between the bits: here as a bit that is not set.
+
+    The neuron is flat where it is off, and attribution patching (gradient times difference) sees only the slope:
+    from clean `1 1` and corrupted `0 0`, it puts each of heads 0.0 and 0.1 at 0 when denoising (true: 0, but 8
+    for both together) and at -16 when noising (true: -8).
     """
     return _gate(sign=1.0, seed=seed)
 
@@ -454,6 +458,10 @@ def or_gate(seed: int = 0) -> Blueprint:
         mlp 1                      4       -4        4
 
     A head set to zero counts as half-way between the bits: here as a bit that is set, even on `0 0`.
+
+    The neuron is flat where it is off, and attribution patching (gradient times difference) sees only the slope:
+    from clean `1 1` and corrupted `0 0`, it puts each of heads 0.0 and 0.1 at 16 when denoising (true: 8) and at 0
+    when noising (true: 0, but -8 for both together).
     """
     return _gate(sign=-1.0, seed=seed)
 
@@ -510,7 +518,8 @@ def chain(seed: int = 0) -> Blueprint:
         0.1 -> logits             -4
         1.0 -> logits              4
 
-    The effect is linear: any head on the chain scaled by s gives s times the difference, and zero gives 0.
+    The effect is linear: any head on the chain scaled by s gives s times the difference, and zero gives 0. So
+    attribution patching is exact: 8 for A and for B when denoising, -8 when noising, 0 for the idle heads.
     """
     plan = Blueprint(["0", "1", ".", "=", "no", "yes"], n_ctx=4, n_heads=2, seed=seed)
     bit, a, answer = (plan.space(name) for name in ("bit", "a", "answer"))

@@ -202,6 +202,39 @@ def test_a_gates_head_set_to_zero_is_half_way_between_the_bits():
         assert scaled(gates["or_gate"], head, 0.0, "0 0 =") == pytest.approx(4, abs=TOLERANCE)
 
 
+def attributed(model, head: str, into: str, source: str) -> float:
+    """Attribution patching of a head: the gradient of the answer on `into` times how its output changes."""
+    hook_name, part = site(f"head {head}")
+    _, activations = model.run_with_cache(model.to_tokens(source))
+    held = []
+
+    def hold(value, hook):
+        held.append(value.detach().requires_grad_(True))
+        return held[0].view_as(value)
+
+    logits = model.run_with_hooks(model.to_tokens(into), fwd_hooks=[(hook_name, hold)])
+    right, wrong = model.to_single_token("yes"), model.to_single_token("no")
+    (logits[0, -1, right] - logits[0, -1, wrong]).backward()
+    return (held[0].grad * (activations[hook_name] - held[0]))[part].sum().item()
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "denoising", "noising"),
+    [
+        ("and_gate", ["0.0", "0.1"], 0, -16),
+        ("or_gate", ["0.0", "0.1"], 16, 0),
+        ("chain", ["0.1", "1.0"], 8, -8),
+        ("chain", ["0.0", "1.1"], 0, 0),
+    ],
+)
+def test_attribution_patching_sees_only_the_slope(name, heads, denoising, noising):
+    model = build(name)
+    clean, corrupted, *_ = tables(name)[0]
+    for head in heads:
+        assert attributed(model, head, into=corrupted, source=clean) == pytest.approx(denoising, abs=TOLERANCE)
+        assert attributed(model, head, into=clean, source=corrupted) == pytest.approx(noising, abs=TOLERANCE)
+
+
 @pytest.mark.parametrize("head", ["0.1", "1.0"])
 def test_the_chain_is_linear(head):
     for factor in (0.0, 0.5, -1.0, 3.0):
