@@ -537,22 +537,29 @@ def cache(tmp_path, monkeypatch) -> Path:
         monkeypatch.setattr(constants, name, str(folder), raising=False)
     monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(folder), raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
     return folder
 
 
-@pytest.fixture
-def hub(gpt2_shaped, cache, monkeypatch):
-    from huggingface_hub import constants
-
+@pytest.fixture(scope="module")
+def server(gpt2_shaped):
+    """One for all tests: the libraries remember its address."""
     hub = Hub(gpt2_shaped)
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
     yield hub
     hub.server.shutdown()
     hub.server.server_close()
+
+
+@pytest.fixture
+def hub(server, cache, monkeypatch) -> Hub:
+    from huggingface_hub import constants
+
+    template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    server.asked.clear()
+    return server
 
 
 def block(monkeypatch) -> None:
@@ -607,6 +614,22 @@ def test_no_network(cache, monkeypatch, shipped):
     with pytest.raises(ModelError, match="the hub cannot be reached"):
         random_twin("gpt2")
     assert time.perf_counter() - start < 5
+
+
+def test_a_name_server_that_never_answers(cache, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **keywords: time.sleep(20))
+    monkeypatch.setattr(models, "PATIENCE", 0.2)
+    start = time.perf_counter()
+    assert "the hub cannot be reached (" in the_sentence("gpt2")
+    assert time.perf_counter() - start < 5
+
+
+def test_a_twin_needs_no_downloaded_weights(hub, cache, monkeypatch):
+    twin = random_twin("gpt2", device="cpu")
+    assert not any(path.endswith("safetensors") for verb, path in hub.asked if verb == "GET")
+    block(monkeypatch)
+    tokens = torch.tensor([[0, 5, 9, 2]])
+    assert torch.equal(random_twin("gpt2", device="cpu")(tokens), twin(tokens))
 
 
 def test_offline_mode(cache, monkeypatch):

@@ -17,8 +17,9 @@ import contextlib
 import difflib
 import hashlib
 import json
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,7 +221,7 @@ def _find(name: str | Path, weights: bool = True) -> str:
         raise ModelError(f"There is no folder {text}.")
     if "/" not in text and text not in BARE_HUB_NAMES:
         raise _unknown(text)
-    return _on_the_hub(text)
+    return _on_the_hub(text, weights)
 
 
 def _unknown(name: str) -> ModelError:
@@ -284,7 +285,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _on_the_hub(name: str) -> str:
+def _on_the_hub(name: str, weights: bool) -> str:
     """The hub name if the hub knows it, or the folder of an earlier download if there is no network.
 
     One question with a time limit comes first: without a network, the libraries below ask again and again.
@@ -293,7 +294,7 @@ def _on_the_hub(name: str) -> str:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        HfApi().model_info(name, timeout=PATIENCE)
+        _in_time(lambda: HfApi().model_info(name, timeout=PATIENCE))
         return name
     except HFValidationError:
         raise _unknown(name) from None
@@ -306,13 +307,31 @@ def _on_the_hub(name: str) -> str:
         raise _unknown(name) from None
     except Exception as error:  # offline mode, no route, no name server, a proxy, a time-out: all mean no network
         try:
-            return str(_checked(Path(snapshot_download(name, local_files_only=True)), weights=True))
+            return str(_checked(Path(snapshot_download(name, local_files_only=True)), weights))
         except Exception:
             raise ModelError(
                 f"{name!r} is not on this machine and the hub cannot be reached ({type(error).__name__}): connect and "
                 "try again, copy its folder here and load that, or take a model that needs no network"
                 + (f" ({', '.join(names())})." if names() else ".")
             ) from None
+
+
+def _in_time(ask: Callable[[], Any]) -> None:
+    """Ask, and give up after a while: a request's own time limit does not cover the search for the address."""
+    errors: list[Exception] = [TimeoutError()]
+
+    def target() -> None:
+        try:
+            ask()
+            errors.clear()
+        except Exception as error:
+            errors[:] = [error]
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(PATIENCE + 1)
+    if errors:
+        raise errors[0]
 
 
 # ---- what the libraries below say
