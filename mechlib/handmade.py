@@ -167,7 +167,12 @@ class Blueprint:
         return max([-(-stream // self.n_heads), *looks, *moves])
 
     def directions(self, space: Space) -> Float[Tensor, "space d_model"]:
-        """The unit vectors of a space: orthogonal to each other, to every other space's, and to the mean."""
+        """The unit vectors of a space: orthogonal to each other, to every other space's, and to the mean.
+
+        Raises ValueError if the space was reserved in another plan.
+        """
+        if space.name not in self.spaces or not set(space.index) <= set(self.spaces[space.name].index):
+            raise ValueError(f"the space {space.name!r} belongs to another plan")
         return _basis(self.n_heads * self.d_head, self.seed)[list(space.index)]
 
     def read(self, stream: Float[Tensor, "... d_model"], space: Space) -> Float[Tensor, "... space"]:

@@ -506,6 +506,8 @@ def test_a_space_can_be_taken_apart():
         (lambda plan: plan.head(0, 0).qk(plan.position, plan.position, torch.eye(3)), r"scores must be \[4, 4\]"),
         (lambda plan: Blueprint(["a", "a"], n_ctx=2), "the words must differ"),
         (lambda plan: Blueprint([BOS], n_ctx=2), "the words must differ"),
+        (lambda plan: plan.directions(Blueprint(["a"], n_ctx=9).position), "'position' belongs to another plan"),
+        (lambda plan: plan.directions(Blueprint(["a"], n_ctx=2).space("y")), "'y' belongs to another plan"),
         (lambda plan: handmade("dimond"), r"no hand-written model 'dimond' \(did you mean diamond"),
     ],
 )

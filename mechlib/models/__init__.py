@@ -116,7 +116,7 @@ def random_twin(
     where = _find(name, weights=False)
     with _unnoticed(), _in_a_sentence(name):
         config = AutoConfig.from_pretrained(where)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the GPUs' generators too
         network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
         if getattr(config, "n_inner", None) == 1:
             for part, parameter in network.named_parameters():
