@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from mechlib import __version__
 
@@ -86,9 +87,50 @@ def grade(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def models(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mechlib models",
+        description="List the models that come with the course, with their size and skills; or measure a model's "
+        "skills on held-out prompts.",
+    )
+    parser.add_argument("--evaluate", metavar="NAME", help="measure the skills of a model, a folder or a hub name")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    options = parser.parse_args(arguments)
+
+    import json
+
+    from mechlib import models
+
+    try:
+        if options.evaluate is None:
+            rows = models.listing()
+            print(json.dumps(rows, indent=2) if options.json else "\n\n".join(map(describe, rows)) or "There are none.")
+            return 0
+        evaluate = import_module("mechlib.models.evaluate")
+        model = models.load(options.evaluate)
+        skills = evaluate.evaluate(model, model.tokenizer)
+        targets = evaluate.TARGETS.get(options.evaluate, {})
+        print(json.dumps(skills, indent=2) if options.json else evaluate.table(skills, targets))
+        return 0
+    except models.ModelError as error:
+        return fail(str(error))
+
+
+def describe(model: dict) -> str:
+    """A model of `mechlib models`: a line about its size, then one for each skill."""
+    parameters = f"{model['parameters']:,} parameters, " if model["parameters"] else ""
+    lines = [f"{model['name']}: {parameters}{model['megabytes']:g} MB", *filter(None, [model["summary"]])]
+    width = max(map(len, model["skills"]), default=0)
+    for skill, measured in model["skills"].items():
+        value = measured["value"] if isinstance(measured, dict) else measured
+        lines.append(f"{skill:<{width}}  {value:.3g}")
+    return "\n    ".join(lines)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "lab": (lab, "[FOLDER] [JUPYTER OPTIONS]", "open the chapters in JupyterLab"),
     "exercises": (exercises, "[--json]", "list the checked exercises"),
+    "models": (models, "[--json] [--evaluate NAME]", "list the course's models with their size and skills"),
     "release": (release, "[--check] [CHAPTER ...]", "make the notebooks from solutions/*.py"),
     "grade": (grade, "CHAPTER", "grade submitted/ and write feedback and grades.csv"),
 }

@@ -15,7 +15,14 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-BUILDERS: dict[str, Callable[..., Any]] = {"generator": generator}
+def handmade(name: str, seed: int = 0, **sizes: int) -> Any:
+    """A model written by hand, on the CPU."""
+    from mechlib.handmade import handmade
+
+    return handmade(name, seed, device="cpu", **sizes)
+
+
+BUILDERS: dict[str, Callable[..., Any]] = {"generator": generator, "handmade": handmade}
 
 
 def build(inputs: Mapping[str, Any]) -> dict[str, Any]:
