@@ -296,6 +296,16 @@ for k, level in enumerate(levels):
     )
 
 # %% [markdown]
+# Had training come to rest, or did we stop it too early?
+
+# %% tags=["experiment"]
+plots.plot_loss_curves(
+    {f"S = {levels[k]:.2f}": history[:, best[k]] for k in (0, 3, 4, 5)},
+    1200,
+    "The loss had come to rest at every sparsity",
+)
+
+# %% [markdown]
 # So that is superposition. With dense features the model keeps the two most important ones, at right angles, and drops the rest: exactly what linear
 # algebra says is best. With sparse features it keeps all five. In between it stores two *antipodal pairs*.
 #
