@@ -49,6 +49,7 @@ def test_half_a_surrogate_pair_can_be_shown():
     assert decode(encode("a\ud800")) == "a?"
 
 
+@pytest.mark.skipif(not hasattr(torch, "float8_e8m0fnu"), reason="PyTorch 2.6 has no such dtype")
 def test_dtypes_that_safetensors_cannot_read_cross_as_their_name():
     back = decode(encode(torch.ones(3).to(torch.float8_e8m0fnu)))
     assert back == Other("tensor (torch.float8_e8m0fnu, cpu)")

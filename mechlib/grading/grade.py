@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mechlib grade: {error}", file=sys.stderr)
         return 1
     print(table(rows))
-    print(f"{len(rows)} students; --seed {seed} grades them on the same cases again.")
+    print(f"{len(rows)} student{'s' * (len(rows) != 1)}; --seed {seed} grades them on the same cases again.")
     return 1 if any(row.status == FAILED for row in rows) else 0
 
 
