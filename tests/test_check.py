@@ -178,3 +178,22 @@ def test_import_is_light():
     code = f"import sys, mechlib.check; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_card_can_be_printed_where_there_are_no_ticks(tmp_path, encoding):
+    """Where Windows writes into a file or a pipe, say."""
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "from mechlib.check import check, hint, progress\n"
+        f"check('{ID}', lambda W: W.norm(dim=1))\nprogress()\nhint('{ID}')\n"
+        f"try: check('{ID}', lambda W: W)\nexcept AssertionError as error: print(error)"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"+ {ID}   1 / 1\n") and f"\nx {ID}   0 / 1\n" in result.stdout

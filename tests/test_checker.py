@@ -1,6 +1,5 @@
 """The machinery of checking: what crosses between the two sides, and what each kind of failure says."""
 
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -8,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import mechlib
@@ -21,43 +18,6 @@ from mechlib.checker.observe import Outcome, UsedReference, disabled, observe, r
 pytestmark = pytest.mark.student
 
 # ------------------------------------------------------------------------------------------------------------ encoding
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-dtypes = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.uint8])
-tensors = st.builds(
-    lambda shape, dtype: (torch.rand(shape) * 9).to(dtype), st.lists(st.integers(0, 3), max_size=3), dtypes
-)
-plain = st.recursive(
-    scalars | tensors,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.text() | st.integers(), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-def same(left, right):
-    """Equality of plain data, NaN equal to NaN, types and dtypes included."""
-    if type(left) is not type(right):
-        return False
-    match left:
-        case torch.Tensor():
-            return left.dtype == right.dtype and torch.equal(left, right)
-        case float():
-            return left == right or (math.isnan(left) and math.isnan(right))
-        case list() | tuple():
-            return len(left) == len(right) and all(map(same, left, right))
-        case dict():
-            return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
-    return left == right
-
-
-@settings(deadline=None)
-@given(plain)
-def test_plain_data_survives_the_crossing(value):
-    assert same(decode(encode(value)), value)
 
 
 def test_views_parameters_and_shared_memory_cross():
@@ -89,6 +49,7 @@ def test_half_a_surrogate_pair_can_be_shown():
     assert decode(encode("a\ud800")) == "a?"
 
 
+@pytest.mark.skipif(not hasattr(torch, "float8_e8m0fnu"), reason="PyTorch 2.6 has no such dtype")
 def test_dtypes_that_safetensors_cannot_read_cross_as_their_name():
     back = decode(encode(torch.ones(3).to(torch.float8_e8m0fnu)))
     assert back == Other("tensor (torch.float8_e8m0fnu, cpu)")

@@ -1,7 +1,9 @@
 """environment.yml and requirements/tested.txt say what pyproject.toml says."""
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -59,3 +61,17 @@ def test_the_public_address_stands_in_one_place():
     if result.returncode not in (0, 1):
         pytest.skip(f"not a git checkout: {result.stderr.strip()}")
     assert result.stdout.split() == ["pyproject.toml"]
+
+
+def test_the_students_tests_need_no_library_beyond_lab_and_pytest():
+    """On Windows, CI installs mechlib[lab], pytest and pytest-timeout: what dev or grade bring is missing there."""
+    bring = set(by_name(EXTRAS["dev"] + EXTRAS["grade"])) - set(by_name(EXTRAS["lab"])) - {"pytest", "pytest-timeout"}
+    modules = {name.replace("-", "_") for name in bring} - {"packaging", "nbclient", "nbconvert", "nbformat"}
+    modules |= {"yaml", "sklearn"}
+    code = (
+        f"import sys\nfor name in {sorted(modules)}: sys.modules[name] = None\n"
+        "import pytest\nsys.exit(pytest.main(['-m', 'student', '--collect-only', '-q', '-p', 'pytest_timeout']))"
+    )
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]

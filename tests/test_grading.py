@@ -127,12 +127,25 @@ def test_grading_again_keeps_what_a_person_gave_and_the_other_rows(course, tmp_p
 
     again = shutil.copytree(course / "demo", tmp_path / "again")
     with open_api(again, grading_config()).gradebook as gradebook:
-        gradebook.find_grade("toy-why", CHAPTER, CHAPTER, "all-right").manual_score = 2
+        entry = gradebook.find_grade("toy-why", CHAPTER, CHAPTER, "all-right")
+        entry.manual_score, entry.needs_manual_grade = 2, False
         gradebook.db.commit()
     assert grade.main([CHAPTER, "--course", str(again), "--students", "all-*", "--timeout", "5"]) == 0
     rows = {row["student"]: row for row in report.read_grades(again / "grades.csv")}
     assert rows["all-right"]["score"] == "12"
     assert {student: float(row["score"]) for student, row in rows.items()} == SCORES | {"all-right": 12}
+    assert rows["all-right"]["status"] == report.GRADED and "read by a person" not in rows["all-right"]["remarks"]
+    page = (again / "feedback" / "all-right" / CHAPTER / f"{CHAPTER}.html").read_text(encoding="utf-8")
+    assert "12.0 / 12.0" in page and "read by a person" not in page
+
+    # Another answer has to be read again; until then it keeps its points.
+    path = again / "submitted" / "all-right" / CHAPTER / f"{CHAPTER}.ipynb"
+    notebook = nbformat.read(path, 4)
+    next(cell for cell in notebook.cells if "question" in cell.metadata).source = "I have thought again."
+    nbformat.write(notebook, path)
+    assert grade.main([CHAPTER, "--course", str(again), "--students", "all-right", "--timeout", "5"]) == 0
+    row = next(row for row in report.read_grades(again / "grades.csv") if row["student"] == "all-right")
+    assert row["status"] == report.MANUAL and row["score"] == "12"
 
 
 # ---- a second class, of stranger submissions
@@ -253,7 +266,21 @@ def test_grades_of_other_students_and_chapters_stay(tmp_path):
 
 def test_what_is_missing_is_said(tmp_path, capsys):
     assert grade.main([CHAPTER, "--course", str(tmp_path)]) == 1
-    assert "there is no chapters/01_toy/01_toy.ipynb" in capsys.readouterr().err
+    assert "there is no chapters/NN_topic/NN_topic.ipynb in" in capsys.readouterr().err
+    chapter = tmp_path / "chapters" / CHAPTER / f"{CHAPTER}.ipynb"
+    chapter.parent.mkdir(parents=True)
+    chapter.touch()
+    assert [grade.released_chapter(tmp_path, name) for name in (CHAPTER, "01", str(chapter))] == [CHAPTER] * 3
+    assert grade.main(["01_tyo", "--course", str(tmp_path)]) == 1
+    assert "no chapter '01_tyo' in chapters/. Did you mean 01_toy?" in capsys.readouterr().err
+    assert grade.main(["99", "--course", str(tmp_path)]) == 1
+    assert "There is 01_toy." in capsys.readouterr().err
+    assert grade.main(["01", "--course", str(tmp_path)]) == 1
+    assert "expected submitted/STUDENT/01_toy/01_toy.ipynb" in capsys.readouterr().err
+    (tmp_path / "submitted" / "ann").mkdir(parents=True)
+    assert grade.main(["01", "--course", str(tmp_path), "--students", "anne"]) == 1
+    assert "no student in submitted/ fits --students 'anne'. Did you mean ann?" in capsys.readouterr().err
+    assert not (tmp_path / "gradebook.db").exists()
 
 
 def test_the_demo_does_not_overwrite_a_folder_of_yours(course, tmp_path, capsys):

@@ -188,6 +188,8 @@ def test_check_notices_a_chapter_without_source(course, capsys):
         ('# %% check="toy.mean"', '# %% check="toy.add"', "appears 2 times"),
         ('# %% exercise="toy.mean"', '# %% tags=["experiment"]', "has no exercise cell above it"),
         ('# %% check="toy.mean"', '# %% tags=["experiment"]', "has no check below it"),
+        ("# # A toy", "# ![a toy](toy.jpg)", "toy.jpg cannot travel"),
+        ("# # A toy", "# ![a toy](toy.png)", "toy.png does not lie beside the source"),
         ("# # A toy", "# ### BEGIN SOLUTION", "belong into exercise cells"),
         ('# %% tags=["setup"]', "# %%", "has no kind that fits"),
         (" points=2", "", "does not say its points"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from html import escape
 
@@ -11,6 +12,7 @@ from mechlib.checker.run import Report
 # Halfway between dark and light, to be read in JupyterLab's light and dark theme.
 GREEN, RED, AMBER, BLUE = "#23905a", "#d0463a", "#a87300", "#3a7fc4"
 MARKS = {"pass": ("✓", GREEN), "partly": ("◐", AMBER), "borrowed": ("↩", BLUE), "not_written": ("…", AMBER)}
+PLAIN = str.maketrans({"✓": "+", "✗": "x", "◐": "~", "↩": "<", "…": "...", "▤": "#", "·": "-", "±": "+-"})
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Card:
         if self.rows:
             indent = "\n" + " " * (width + 4)
             lines += [""] + [f"  {label:<{width}}  {text.replace(chr(10), indent)}" for label, text in self.rows]
-        return "\n".join(lines + (["", f"  {self.footer}"] if self.footer else []))
+        return _printable("\n".join(lines + (["", f"  {self.footer}"] if self.footer else [])))
 
     __repr__ = __str__
 
@@ -53,6 +55,16 @@ class Card:
             f'<div style="border-left:4px solid {self.colour};padding:4px 12px;margin:4px 0;max-width:60em">{head}'
             f'<div style="margin:6px 0">{_with_code(self.sentence)}</div>{table}{footer}</div>'
         )
+
+
+def _printable(text: str) -> str:
+    """The text in characters that standard output has; a pipe on Windows knows neither ✓ nor ✗."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    return text
 
 
 def _with_code(sentence: str) -> str:

@@ -37,6 +37,7 @@ from mechlib.grading.report import (
     write_page,
 )
 from mechlib.grading.run import Run, earned, run_submission
+from mechlib.grading.source import nearest
 
 DEFAULT_TIMEOUT = 60
 
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mechlib grade: {error}", file=sys.stderr)
         return 1
     print(table(rows))
-    print(f"{len(rows)} students; --seed {seed} grades them on the same cases again.")
+    print(f"{len(rows)} student{'s' * (len(rows) != 1)}; --seed {seed} grades them on the same cases again.")
     return 1 if any(row.status == FAILED for row in rows) else 0
 
 
@@ -71,8 +72,10 @@ def grade(course: Path, chapter: str, timeout: int, seed: int, students: str = "
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SQLAlchemy's about nbgrader
-        grader = Grader(course.resolve(), chapter, timeout, seed)
-        names = submitted_students(grader.course, students)
+        course = course.resolve()
+        chapter = released_chapter(course, chapter)
+        names = submitted_students(course, chapter, students)
+        grader = Grader(course, chapter, timeout, seed)
         rows: list[Row] = []
         try:
             for name in (bar := tqdm(names, desc=chapter, unit="student")):
@@ -80,16 +83,34 @@ def grade(course: Path, chapter: str, timeout: int, seed: int, students: str = "
                 rows.append(grader.grade_student(name))
         finally:
             if rows:
-                write_grades(grader.course / "grades.csv", rows, keep_others=len(rows) < len(names) or students != "*")
+                write_grades(course / "grades.csv", rows, keep_others=len(rows) < len(names) or students != "*")
     return rows
 
 
-def submitted_students(course: Path, pattern: str) -> list[str]:
+def released_chapter(course: Path, name: str) -> str:
+    """The chapter of that name in chapters/; it may be given as a path or by its number."""
+    name = Path(name).name.removesuffix(".ipynb")
+    chapters = sorted(path.stem for path in course.glob("chapters/*/*.ipynb") if path.stem == path.parent.name)
+    if not chapters:
+        where = f"there is no chapters/NN_topic/NN_topic.ipynb in {course}"
+        raise NothingToGrade(f"{where}: run this in the course's folder, or name it with --course DIR.")
+    matches = [chapter for chapter in chapters if chapter == name or chapter.split("_")[0] == name]
+    if not matches:
+        meant = nearest(name, chapters) or f" There is {', '.join(chapters)}."
+        raise NothingToGrade(f"there is no chapter {name!r} in chapters/.{meant}")
+    return matches[0]
+
+
+def submitted_students(course: Path, chapter: str, pattern: str) -> list[str]:
     """The students with a folder in submitted/ whose name fits the pattern."""
     folders = [path for path in course.glob("submitted/*") if path.is_dir() and not path.name.startswith(".")]
-    names = sorted(path.name for path in folders if fnmatch.fnmatch(path.name, pattern))
+    if not folders:
+        expected = f"submitted/STUDENT/{chapter}/{chapter}.ipynb"
+        raise NothingToGrade(f"there are no students' folders in submitted/: expected {expected}.")
+    everybody = sorted(path.name for path in folders)
+    names = [name for name in everybody if fnmatch.fnmatch(name, pattern)]
     if not names:
-        raise NothingToGrade("there is nothing in submitted/: expected submitted/STUDENT/CHAPTER/CHAPTER.ipynb.")
+        raise NothingToGrade(f"no student in submitted/ fits --students {pattern!r}.{nearest(pattern, everybody)}")
     return names
 
 
@@ -98,10 +119,7 @@ class Grader:
 
     def __init__(self, course: Path, chapter: str, timeout: int, seed: int):
         self.course, self.chapter, self.timeout, self.seed = course, chapter, timeout, seed
-        path = course / "chapters" / chapter / f"{chapter}.ipynb"
-        if not path.is_file():
-            raise NothingToGrade(f"there is no chapters/{chapter}/{chapter}.ipynb in this course.")
-        self.release = nbformat.read(path, as_version=4)
+        self.release = nbformat.read(course / "chapters" / chapter / f"{chapter}.ipynb", as_version=4)
         self.names = graded_names(self.release)
         self.max_score = sum(
             cell.metadata["nbgrader"]["points"]
@@ -164,7 +182,8 @@ class Grader:
         notebook = grafted.notebook
         run = run_submission(notebook, self.timeout, self.seed)
         row.remarks += grafted.remarks + happenings(notebook, run, self.timeout)
-        notebook.cells.insert(0, new_markdown_cell(summary(notebook, row.remarks), id="summary"))
+        read = self.read_before(student, notebook)
+        notebook.cells.insert(0, new_markdown_cell(summary(notebook, row.remarks, read), id="summary"))
         self.hand_over(student, notebook, row)
         for step, action in (
             ("score the notebook", self.api.autograde),
@@ -173,6 +192,8 @@ class Grader:
             result = action(self.chapter, student, force=True)
             if not result["success"]:
                 raise StepFailed(step, result)
+            if action == self.api.autograde:
+                self.keep_read(student, read)
         unread = self.read_scores(student, row)
         if unread:
             row.remarks.append(f"to be read by a person: {', '.join(unread)}")
@@ -191,6 +212,35 @@ class Grader:
                 shutil.copy(stamp, folder)
             except (ValueError, OverflowError):
                 row.remarks.append("timestamp.txt holds no time and was ignored")
+
+    def read_before(self, student: str, notebook: NotebookNode) -> dict[str, float]:
+        """The points that a person gave to answers which still say the same, by nbgrader's id."""
+        path = self.course / "autograded" / student / self.chapter / f"{self.chapter}.ipynb"
+        if not path.is_file():
+            return {}
+        answers = [
+            {
+                cell.metadata["nbgrader"]["grade_id"]: cell.source.strip()
+                for cell in version.cells
+                if "question" in cell.metadata
+            }
+            for version in (nbformat.read(path, as_version=4), notebook)
+        ]
+        same = {name for name, text in answers[0].items() if answers[1].get(name) == text}
+        with self.api.gradebook as gradebook:
+            return {
+                entry.name: entry.manual_score
+                for entry in entries(gradebook, self.chapter, student)
+                if entry.name in same and entry.manual_score is not None and not entry.needs_manual_grade
+            }
+
+    def keep_read(self, student: str, read: dict[str, float]) -> None:
+        """Take back that nbgrader asks for an unchanged answer to be read again whenever it scores."""
+        with self.api.gradebook as gradebook:
+            for entry in entries(gradebook, self.chapter, student):
+                if entry.name in read:
+                    entry.needs_manual_grade = False
+            gradebook.db.commit()
 
     def read_scores(self, student: str, row: Row) -> list[str]:
         """Fill in the scores from the gradebook; the answers that wait for a person come back."""
@@ -215,6 +265,12 @@ class Grader:
                 for entry in notebook.grades:
                     entry.auto_score, entry.needs_manual_grade = 0, False
             gradebook.db.commit()
+
+
+def entries(gradebook, chapter: str, student: str) -> list:
+    """A student's entries in the gradebook, one for each graded cell; none if the student has handed in nothing yet."""
+    submissions = [one for one in gradebook.assignment_submissions(chapter) if one.student.id == student]
+    return [entry for one in submissions for notebook in one.notebooks for entry in notebook.grades]
 
 
 # ---- what happened, in words
@@ -248,8 +304,11 @@ def happenings(notebook: NotebookNode, run: Run, timeout: int) -> list[str]:
     return remarks
 
 
-def summary(notebook: NotebookNode, remarks: list[str]) -> str:
-    """The first cell of the feedback: the points of each exercise, and what happened."""
+def summary(notebook: NotebookNode, remarks: list[str], read: dict[str, float]) -> str:
+    """The first cell of the feedback: the points of each exercise, and what happened.
+
+    read: what a person has given already, by nbgrader's id.
+    """
     lines = ["| exercise | points |", "|---|---|"]
     for cell in notebook.cells:
         if "check" in cell.metadata:
@@ -258,6 +317,8 @@ def summary(notebook: NotebookNode, remarks: list[str]) -> str:
         elif "question" in cell.metadata:
             points = cell.metadata["nbgrader"]["points"]
             given = "0 of" if cell.source.strip() == ANSWER_STUB else "read by a person: up to"
+            grade_id = cell.metadata["nbgrader"]["grade_id"]
+            given = f"{read[grade_id]:g} of" if grade_id in read else given
             lines.append(f"| {cell.metadata['question']} | {given} {points:g} |")
     return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]).strip()
 

@@ -90,6 +90,8 @@ def _attach_pictures(cell: NotebookNode, folder: Path) -> None:
         content = base64.b64encode((folder / name).read_bytes()).decode()
         cell.setdefault("attachments", {})[name] = {"image/png": content}
         cell.source = cell.source.replace(f"]({name})", f"](attachment:{name})")
+    if other := re.search(r"!\[[^\]]*\]\((?!attachment:|data:|https?:)([^)]*)\)", cell.source):
+        raise SourceError(f"the picture {other[1]} cannot travel: a picture is a .png file beside the source.")
 
 
 def repository_url(start: Path) -> str:
