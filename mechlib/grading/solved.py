@@ -18,6 +18,7 @@ from mechlib.grading.source import NOTEBOOK_METADATA
 LARGEST_NOTEBOOK = 1_500_000  # bytes
 LARGEST_HTML = 100_000  # characters; an interactive figure carries its JavaScript with it
 WIDGETS = "application/vnd.jupyter.widget-view+json"
+BAR_TIMES = re.compile(r" \[\d+:\d+<[^]]*\]")  # tqdm: [00:05<00:00, 204.40it/s], another time each time
 
 
 class ExecutionFailed(Exception):
@@ -54,12 +55,14 @@ def execute(notebook: NotebookNode, timeout: int = 600) -> None:
 
 
 def tidy(notebook: NotebookNode, machine_paths: list[str]) -> None:
-    """Drop warnings, progress widgets and heavy HTML; refuse outputs that name this machine's folders."""
+    """Drop warnings, widgets, heavy HTML and progress bars' times; refuse outputs that name this machine's folders."""
     notebook.metadata["language_info"] = dict(NOTEBOOK_METADATA["language_info"])  # the kernel put its version in
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if _is_kept(output)]
             for output in cell.outputs:
+                if output.get("name") == "stdout":
+                    output.text = BAR_TIMES.sub("", output.text)
                 if len(output.get("data", {}).get("text/html", "")) > LARGEST_HTML:
                     output.data["text/html"] = "<em>An interactive figure: run the cell to see it.</em>"
                 if any(path in str(output) for path in machine_paths):
