@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mechlib.tasks import held_out
-from mechlib.tasks.prompt import Draft, Prompt, Tokenizer, check_split, generate, is_single_token, n_tokens, require
+from mechlib.tasks.prompt import Draft, Prompt, Tokenizer, check_split, generate, n_tokens, require, single_tokens
 from mechlib.tasks.words import COUNTRIES, LANDMARKS, NAMES, PLACES
 
 SPLITS = ("train", "held-out pairs", "held-out wordings")
@@ -173,7 +173,7 @@ def facts(
     if relation not in RELATIONS:
         raise ValueError(f"facts: no relation {relation!r}; there are {', '.join(RELATIONS)}")
     rows = RELATIONS[relation].answers
-    answers = {a for a in rows.values() if is_single_token(tokenizer, a)}
+    answers = set(single_tokens(tokenizer, set(rows.values())))
     subjects = {s: a for s, a in rows.items() if a in answers and (invented or s not in INVENTED)}
     lengths = {subject: n_tokens(tokenizer, f" {subject}") for subject in subjects}
     starts = {subject: n_tokens(tokenizer, _capital(subject)) for subject in subjects}
@@ -183,8 +183,8 @@ def facts(
         if any(lengths[s] == lengths[t] and starts[s] == starts[t] and a != b for t, b in subjects.items())
     }
     require("facts", f"{relation} answers", sorted(set(keep.values())), 2, len(set(rows.values())))
-    names = [x for x in NAMES if x not in held_out.NAMES and is_single_token(tokenizer, x)] if lead else []
-    places = [x for x in PLACES if is_single_token(tokenizer, x)]
+    names = single_tokens(tokenizer, [name for name in NAMES if name not in held_out.NAMES]) if lead else []
+    places = single_tokens(tokenizer, PLACES)
 
     def draw(rng: random.Random) -> Draft:
         return draft(rng, relation, keep, lengths, split, names, places)

@@ -114,7 +114,7 @@ def ioi(
     if order not in (*ORDERS, "both") or corruption not in CORRUPTIONS:
         raise ValueError(f"ioi: order is one of {(*ORDERS, 'both')}, corruption one of {CORRUPTIONS}")
     wanted = [name for name in NAMES if (name in held_out.NAMES) == (split == "held-out names")]
-    names = single_tokens(tokenizer, wanted)
+    names = single_tokens(tokenizer, wanted, first=True)
     places, objects = single_tokens(tokenizer, PLACES), single_tokens(tokenizer, OBJECTS)
     require("ioi", "names", names, 8, len(wanted))
     require("ioi", "places", places, 2, len(PLACES))

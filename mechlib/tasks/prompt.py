@@ -77,17 +77,17 @@ def n_tokens(tokenizer: Tokenizer, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def is_single_token(tokenizer: Tokenizer, word: str) -> bool:
-    """Is the word one token, and a known one, after a space and at the start of a text?"""
-    for text in (f" {word}", word):
+def is_single_token(tokenizer: Tokenizer, word: str, first: bool = False) -> bool:
+    """Is the word one token, and a known one, after a space (and, with `first`, at the start of a text too)?"""
+    for text in (f" {word}", word)[: 1 + first]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id != tokenizer.eos_token_id:
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             return False
     return True
 
 
-def single_tokens(tokenizer: Tokenizer, words: Iterable[str]) -> list[str]:
-    return [word for word in words if is_single_token(tokenizer, word)]
+def single_tokens(tokenizer: Tokenizer, words: Iterable[str], first: bool = False) -> list[str]:
+    return [word for word in words if is_single_token(tokenizer, word, first)]
 
 
 def token_id(tokenizer: Tokenizer, answer: str) -> int:
@@ -163,12 +163,13 @@ def generate(
     """`n` different prompts. Raises ValueError when the task has fewer."""
     rng = random.Random(f"{task}/{split}/{seed}")
     found: dict[tuple[str, str], Prompt] = {}
-    for _ in range(50 * n + 1000):
-        if len(found) == n:
-            break
+    in_vain = 0  # draws in a row that brought nothing new
+    while len(found) < n and in_vain < 1000:
         prompt = to_prompt(task, draw(rng), tokenizer)
-        if prompt is not None:
-            found.setdefault((prompt.text, prompt.answer), prompt)
+        in_vain += 1
+        if prompt is not None and (prompt.text, prompt.answer) not in found:
+            found[prompt.text, prompt.answer] = prompt
+            in_vain = 0
     if len(found) < n:
         raise ValueError(f"{task}: only {len(found)} different prompts with this tokenizer and split, not {n}")
     return list(found.values())

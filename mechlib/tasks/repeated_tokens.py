@@ -54,7 +54,7 @@ def repeated_tokens(
     """
     if length < 3 or (shown is not None and not 2 <= shown < length):
         raise ValueError("repeated_tokens: length is at least 3, and shown from 2 to length - 1")
-    pool = single_tokens(tokenizer, words)
+    pool = single_tokens(tokenizer, words, first=True)
     require("repeated_tokens", "words", pool, start + length + 1, len(words))
     prompts = generate(
         "repeated_tokens", tokenizer, n, seed, "train", lambda rng: draft(rng, pool, length, start, shown)

@@ -65,7 +65,7 @@ def sentiment(
     "not", where there is one), adjective, name, end.
     """
     check_split("sentiment", split, SPLITS)
-    names = single_tokens(tokenizer, [name for name in NAMES if name not in held_out.NAMES])
+    names = single_tokens(tokenizer, [name for name in NAMES if name not in held_out.NAMES], first=True)
     things = single_tokens(tokenizer, EXPERIENCES)
     good, bad = single_tokens(tokenizer, GOOD), single_tokens(tokenizer, BAD)
     require("sentiment", "names", names, 1, len(NAMES))
