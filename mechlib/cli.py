@@ -84,11 +84,18 @@ def grade(arguments: list[str]) -> int:
     return grade.main(arguments)
 
 
+def train(arguments: list[str]) -> int:
+    from mechlib.recipes import train
+
+    return train.main(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "lab": (lab, "[FOLDER] [JUPYTER OPTIONS]", "open the chapters in JupyterLab"),
     "exercises": (exercises, "[--json]", "list the checked exercises"),
     "release": (release, "[--check] [CHAPTER ...]", "make the notebooks from solutions/*.py"),
     "grade": (grade, "CHAPTER", "grade submitted/ and write feedback and grades.csv"),
+    "train": (train, "NAME [--seed N] [--out FOLDER]", "train one of the course's language models again"),
 }
 
 
