@@ -195,9 +195,10 @@ def write_card(recipe: Recipe, out: Path, seed: int, history: dict[str, Any], de
     """Evaluate the saved model and write card.json beside it."""
     import transformers
 
-    from mechlib.models.evaluate import evaluate, load_plain
+    from mechlib.models.evaluate import TARGETS, evaluate, load_plain, misses
 
     model, tokenizer = load_plain(out)
+    skills = evaluate(model, tokenizer)
     config = model.config
     files = sorted([out / "model.safetensors", *out.glob("checkpoints/*/model.safetensors")])
     sums = {path.relative_to(out).as_posix(): checksum(path) for path in files}
@@ -232,7 +233,8 @@ def write_card(recipe: Recipe, out: Path, seed: int, history: dict[str, Any], de
         "sha256": sums.pop("model.safetensors"),
         "checkpoints": sums,
         "licence": "MIT",
-        "skills": evaluate(model, tokenizer),
+        "skills": skills,
+        "not reached": misses(skills, TARGETS.get(recipe.name, {})),
         "weaknesses": list(recipe.weaknesses),
     }
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -280,14 +282,14 @@ def main(arguments: list[str]) -> int:
         chosen = replace(chosen, steps=options.steps)
     out = options.out or Path("trained") / f"{options.name}-{options.seed}"
 
-    from mechlib.models.evaluate import TARGETS, misses, table
+    from mechlib.models.evaluate import TARGETS, table
 
     history = train(chosen, out, options.seed, options.device)
     plot_history(history, f"{chosen.name}, seed {options.seed}", out / "training.png")
     card = write_card(chosen, out, options.seed, history, options.device)
     shutil.rmtree(out / "training")
     print(table(card["skills"], TARGETS.get(chosen.name, {})))
-    missed = misses(card["skills"], TARGETS.get(chosen.name, {}))
+    missed = card["not reached"]
     print(f"{out}: {'every target is reached' if not missed else 'not reached: ' + ', '.join(missed)}")
     return 1 if missed else 0
 
