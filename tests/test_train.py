@@ -162,3 +162,13 @@ def test_the_command(capsys):
     assert set(train.RECIPES) == {train.recipe(name).name for name in train.RECIPES}
     with pytest.raises(ValueError, match="there are attn-only-2l, pocket"):
         train.recipe("nothing")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", train.RECIPES)
+def test_another_seed_passes_the_same_card(name, tmp_path, capsys):
+    """The recipe makes such a model, not the seed: five to fifty minutes each."""
+    code = train.main([name, "--seed", "1", "--out", str(tmp_path)])
+    with capsys.disabled():
+        print((tmp_path / "card.json").read_text())
+    assert code == 0
