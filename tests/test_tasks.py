@@ -1,5 +1,8 @@
 """Every task, with the course's tokenizer and with a byte-level BPE that knows only some of the words."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -87,9 +90,11 @@ def test_twins_answers_and_positions(name, tokenizer):
 
 
 def test_same_prompts_in_every_process():
-    assert tasks.ioi(word_level(), 1, seed=0)[0].text == (
-        "After Lucy and Jonathan left the village, Jonathan handed the ring to"
-    )
+    """Nothing depends on the hash seed of a process."""
+    code = "from mechlib.recipes import corpus; from mechlib import tasks; print(tasks.ioi(corpus.tokenizer(), 3))"
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == str(tasks.ioi(word_level(), 3))
 
 
 def test_ioi_roles_and_corruptions():

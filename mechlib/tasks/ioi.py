@@ -25,6 +25,14 @@ OPENINGS = (
     "One day {a} saw {b} near the {place}, and",
     "In the morning {a} and {b} had breakfast at the {place}. Later,",
     "The friends {a} and {b} were at the {place} when",
+    "Last night {a} and {b} slept at the {place}.",
+    "Once, {a} and {b} were lost near the {place}.",
+    "{a} had dinner with {b} at the {place}, and",
+    "{a} called {b} from the {place}, and then",
+    "{a} spent the morning with {b} at the {place}.",
+    "Because {a} and {b} were late for the {place},",
+    "{a} followed {b} to the {place}, and later",
+    "It was a quiet day, and {a} and {b} stood by the {place}.",
 )
 ACTIONS = (
     "{s2} gave a {object} to",
@@ -37,6 +45,15 @@ ACTIONS = (
     "{s2} passed a {object} to",
     "{s2} told a story to",
     "{s2} said goodbye to",
+    "{s2} threw the {object} to",
+    "{s2} tried to hand a {object} to",
+    "{s2} had to return the {object} to",
+    "{s2} made dinner for",
+    "{s2} left a {object} for",
+    "{s2} found the {object} for",
+    "{s2} brought a {object} to",
+    "{s2} began to talk to",
+    "{s2} offered some help to",
 )
 THIRD_NAMES = ("{c} was at home.", "{c} was tired of the {place2}.", "{c} had a {object2}.", "It was the day of {c}.")
 
