@@ -85,6 +85,16 @@ def test_the_same_through_a_bridge(tmp_path):
         assert one == pytest.approx(other, abs=1e-4)
 
 
+def test_skills_that_the_tokenizer_has_no_words_for_are_left_out():
+    tokenizer = attn_only_2l.RECIPE.tokenizer()
+    model = train.build(attn_only_2l.RECIPE, tokenizer, 0).eval()
+    skills = e.evaluate(model, tokenizer, n=10)
+    assert "induction on random words" in skills and set(e.TARGETS["attn-only-2l"]) <= set(skills)
+    assert not any("ioi" in skill or "greater" in skill or "facts" in skill for skill in skills)
+    with pytest.raises(ValueError, match="only 0 different prompts"):
+        tasks.agreement(tokenizer, 10)
+
+
 def test_repetitions():
     tokenizer = corpus.tokenizer()
     tokens = e.repetitions(tokenizer, 5, length=6, start=3)

@@ -127,11 +127,14 @@ def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int:
 
 
 def to_prompt(task: str, draft: Draft, tokenizer: Tokenizer) -> Prompt | None:
-    """The prompt for this tokenizer, or None if it has no twin of equal length for it."""
+    """The prompt for this tokenizer, or None if it has no twin of equal length for it, or a word that it does not
+    know."""
     text, spans = fill(draft.wording, draft.slots)
     twin, _ = fill(draft.corrupted_wording or draft.wording, {**draft.slots, **draft.corrupted})
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if len(encoded["input_ids"]) != n_tokens(tokenizer, twin):
+        return None
+    if tokenizer.unk_token_id in encoded["input_ids"]:
         return None
     offsets = encoded["offset_mapping"]
     roles = {slot: slot for slot in spans} | dict(draft.roles)
