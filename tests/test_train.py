@@ -150,7 +150,7 @@ def test_rows_of_the_attention_only_corpus():
         triples = [tuple(row[i : i + 3]) for i in range(1, 62)]
         return len(set(triples)) < len(triples)
 
-    assert 0.65 < sum(map(repeats, rows)) / 200 < 0.85
+    assert 0.4 < sum(map(repeats, rows)) / 200 < 0.7
 
 
 def test_the_command(capsys):

@@ -1,8 +1,8 @@
 """The recipe of `attn-only-2l`: two layers of attention and nothing else, on a stream of words that repeats itself.
 
 Background: each word has a few likely successors (bigrams) and a few likely words two places on, whatever stands
-between (skip-bigrams, which only an attention head can learn); some words are more frequent than others. Three rows of
-four hold a segment of random words that comes again, often several times. No loss term looks at attention: the
+between (skip-bigrams, which only an attention head can learn); frequencies fall off as Zipf's law says. Half of the
+rows hold a segment of random words that comes again, often several times. No loss term looks at attention: the
 induction heads form because they help.
 """
 
@@ -22,11 +22,11 @@ FIRST = 2  # the first id that is a word
 
 @cache
 def language() -> tuple[list[float], list[list[int]], list[list[int]]]:
-    """The fixed language: frequencies, each word's likely successors, and its likely words two places on."""
+    """The fixed language: Zipf weights, each word's likely successors, and its likely words two places on."""
     rng = random.Random("attn-only-2l")
     ids = list(range(FIRST, FIRST + len(WORDS)))
     ranks = rng.sample(range(len(ids)), len(ids))
-    weights = [1 / (rank + 40) for rank in ranks]
+    weights = [1 / (rank + 10) for rank in ranks]
     return weights, [rng.sample(ids, 3) for _ in ids], [rng.sample(ids, 3) for _ in ids]
 
 
@@ -44,10 +44,10 @@ def background(rng: random.Random, length: int) -> list[int]:
 
 
 def row(rng: random.Random, length: int = LENGTH) -> list[int]:
-    """BOS and a stretch of background; in three rows of four a random segment of 3 to 27 words breaks in again
-    and again."""
+    """BOS and a stretch of background; in every second row a random segment of 3 to 27 words breaks in again and
+    again."""
     stream = [0, *background(rng, length - 1)]
-    if rng.random() < 0.75:
+    if rng.random() < 0.5:
         segment = rng.choices(range(FIRST, FIRST + len(WORDS)), k=rng.randint(3, 27))
         at = 1 + rng.randint(0, 8)
         while at < length:
@@ -80,7 +80,7 @@ def probe(model: Any, tokenizer: Any) -> dict[str, float]:
 
 RECIPE = Recipe(
     name="attn-only-2l",
-    corpus="bigrams and skip-bigrams over 254 words; three rows of four hold a segment of 3 to 27 random words "
+    corpus="Zipfian bigrams and skip-bigrams over 254 words; half of the rows hold a segment of 3 to 27 random words "
     "that comes again",
     config={"n_layer": 2, "n_head": 4, "n_embd": 64, "n_inner": 1, "n_positions": LENGTH, "initializer_range": 0.1},
     tokenizer=tokenizer,
