@@ -178,6 +178,10 @@ def save_model(model: Any, tokenizer: Any, out: Path) -> None:
     (out / "generation_config.json").unlink(missing_ok=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(out)
+        file = out / "tokenizer_config.json"  # the class's public name, which every version knows
+        settings = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        settings.pop("backend", None)
+        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def save_snapshot(model: Any, out: Path, step: int) -> None:
@@ -265,6 +269,10 @@ def plot_history(history: dict[str, Any], title: str, path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from mechlib.models.evaluate import TARGETS, table
+
     parser = argparse.ArgumentParser(
         prog="mechlib train",
         description="Train one of the course's language models. A run that was interrupted goes on where it was.",
@@ -277,12 +285,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, which small models like)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    disable_progress_bar()  # one bar is enough
     chosen = recipe(options.name)
     if options.steps:
         chosen = replace(chosen, steps=options.steps)
     out = options.out or Path("trained") / f"{options.name}-{options.seed}"
-
-    from mechlib.models.evaluate import TARGETS, table
 
     history = train(chosen, out, options.seed, options.device)
     plot_history(history, f"{chosen.name}, seed {options.seed}", out / "training.png")
