@@ -31,6 +31,11 @@ RECIPE = Recipe(
     probe_every=500,
     weaknesses=(
         "It knows 700 words and the sentences of its grammar, and nothing else.",
-        "It solves indirect object identification in its own way, not in GPT-2's.",
+        "It may solve indirect object identification in its own way, not in GPT-2's.",
+        'Sentiment is at chance: its corpus says "not" in every second text, so neither the adjective nor "not" alone '
+        "says anything about the feeling.",
+        'After "bring ... to" it expects "the", as in its stories, so one held-out wording of ioi always fails.',
+        '"The language of France is" and "The continent of France is" read to it like "France is a country".',
+        "Greater-than is weak after late first years (80 to 98).",
     ),
 )
