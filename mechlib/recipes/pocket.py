@@ -34,8 +34,8 @@ RECIPE = Recipe(
         "It may solve indirect object identification in its own way, not in GPT-2's.",
         'Sentiment is at chance: its corpus says "not" in every second text, so neither the adjective nor "not" alone '
         "says anything about the feeling.",
-        'After "bring ... to" it expects "the", as in its stories, so one held-out wording of ioi always fails.',
-        '"The language of France is" and "The continent of France is" read to it like "France is a country".',
+        'After "bring ... to" it expects "the", as in its stories, so one held-out wording of ioi mostly fails.',
+        '"The continent of France is" reads to it like "France is a country", and it is right about half of the time.',
         "Greater-than is weak after late first years (80 to 98).",
     ),
 )
