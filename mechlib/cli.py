@@ -127,12 +127,19 @@ def describe(model: dict) -> str:
     return "\n    ".join(lines)
 
 
+def train(arguments: list[str]) -> int:
+    from mechlib.recipes import train
+
+    return train.main(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "lab": (lab, "[FOLDER] [JUPYTER OPTIONS]", "open the chapters in JupyterLab"),
     "exercises": (exercises, "[--json]", "list the checked exercises"),
     "models": (models, "[--json] [--evaluate NAME]", "list the course's models with their size and skills"),
     "release": (release, "[--check] [CHAPTER ...]", "make the notebooks from solutions/*.py"),
     "grade": (grade, "CHAPTER", "grade submitted/ and write feedback and grades.csv"),
+    "train": (train, "NAME [--seed N] [--out FOLDER]", "train one of the course's language models again"),
 }
 
 
