@@ -95,7 +95,7 @@ RECIPE = Recipe(
     snapshots=(0, 300, 500, 600, 650, 700, 750, 800, 1000, 1500),
     weaknesses=(
         "It knows no English: its words are labels, and its bigrams and skip-bigrams are drawn at random.",
-        "Three heads of layer 1 share the induction, and each keeps some attention on the first token, so that none "
+        "The four heads of layer 1 share the induction, and each keeps some attention on the first token, so that none "
         "reaches a score of 0.8, though the copying itself is nearly always right.",
     ),
 )
