@@ -2,7 +2,8 @@
 
 Background: each word has a few likely successors (bigrams) and a few likely words two places on, whatever stands
 between (skip-bigrams, which only an attention head can learn); frequencies fall off as Zipf's law says. Half of the
-rows hold a segment of random words that comes again, often several times. No loss term looks at attention: the
+rows hold a segment of random words that comes again, often several times, and after 1000 steps nine in ten do: the
+background is what the heads grow on, the repetitions are what sharpens them. No loss term looks at attention: the
 induction heads form because they help.
 """
 
@@ -43,11 +44,11 @@ def background(rng: random.Random, length: int) -> list[int]:
     return stream
 
 
-def row(rng: random.Random, length: int = LENGTH) -> list[int]:
-    """BOS and a stretch of background; in every second row a random segment of 3 to 27 words breaks in again and
-    again."""
+def row(rng: random.Random, repeats: float, length: int = LENGTH) -> list[int]:
+    """BOS and a stretch of background; with probability `repeats` a random segment of 3 to 27 words breaks in again
+    and again."""
     stream = [0, *background(rng, length - 1)]
-    if rng.random() < 0.5:
+    if rng.random() < repeats:
         segment = rng.choices(range(FIRST, FIRST + len(WORDS)), k=rng.randint(3, 27))
         at = 1 + rng.randint(0, 8)
         while at < length:
@@ -58,7 +59,8 @@ def row(rng: random.Random, length: int = LENGTH) -> list[int]:
 
 def rows(seed: int, step: int, batch: int) -> Sequence[Sequence[int]]:
     rng = random.Random(f"attn-only-2l/{seed}/{step}")
-    return [row(rng) for _ in range(batch)]
+    repeats = 0.5 if step < 1000 else 0.9
+    return [row(rng, repeats) for _ in range(batch)]
 
 
 def tokenizer() -> Any:
@@ -80,8 +82,8 @@ def probe(model: Any, tokenizer: Any) -> dict[str, float]:
 
 RECIPE = Recipe(
     name="attn-only-2l",
-    corpus="Zipfian bigrams and skip-bigrams over 254 words; half of the rows hold a segment of 3 to 27 random words "
-    "that comes again",
+    corpus="Zipfian bigrams and skip-bigrams over 254 words; half of the rows (nine in ten after step 1000) "
+    "hold a segment of 3 to 27 random words that comes again",
     config={"n_layer": 2, "n_head": 4, "n_embd": 128, "n_inner": 1, "n_positions": LENGTH, "initializer_range": 0.1},
     tokenizer=tokenizer,
     rows=rows,
@@ -91,5 +93,9 @@ RECIPE = Recipe(
     probe=probe,
     probe_every=100,
     snapshots=(0, 300, 500, 600, 650, 700, 750, 800, 1000, 1500),
-    weaknesses=("It knows no English: its words are labels, and its bigrams and skip-bigrams are drawn at random.",),
+    weaknesses=(
+        "It knows no English: its words are labels, and its bigrams and skip-bigrams are drawn at random.",
+        "The four heads of layer 1 share the induction, and each keeps some attention on the first token, so that none "
+        "reaches a score of 0.8, though the copying itself is nearly always right.",
+    ),
 )
