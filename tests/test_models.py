@@ -137,7 +137,16 @@ def test_half_precision_weights_are_loaded_as_float32(folder):
 
 
 # What an MLP whose weights are zero reads and does: the hooks are there, and editing them changes nothing.
-OF_AN_MLP = ("mlp.hook_pre", "mlp.hook_post", "hook_mlp_in", "hook_mlp_out", "ln2.hook_scale", "ln2.hook_normalized")
+# hook_resid_mid is one of them: the bridge's hook sits on the MLP's branch alone, not on the stream that goes past it.
+OF_AN_MLP = (
+    "hook_resid_mid",
+    "mlp.hook_pre",
+    "mlp.hook_post",
+    "hook_mlp_in",
+    "hook_mlp_out",
+    "ln2.hook_scale",
+    "ln2.hook_normalized",
+)
 
 
 def works(model, name: str) -> None:
@@ -399,7 +408,8 @@ def test_the_real_ones(name):
     tokens = some_tokens(model)
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(models.SHIPPED / name, dtype=torch.float32)(tokens).logits
-    torch.testing.assert_close(model(tokens), expected, atol=1e-5, rtol=0)
+    # Logits of a trained model are in the tens: 1e-5 of that is a few of float32's last digits.
+    torch.testing.assert_close(model(tokens), expected, atol=1e-5, rtol=1e-5)
     every_hook_works(model)
     assert {"sha256", "architecture", "skills"} <= set(models.card(name))
 

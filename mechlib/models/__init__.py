@@ -98,7 +98,12 @@ def load(
         network, report = loaded
         if missing := sorted(report["missing_keys"]):  # transformers would draw them at random
             raise ModelError(f"{str(name)!r} lacks weights that its config asks for: {', '.join(missing[:3])}.")
-        return bridge(network, AutoTokenizer.from_pretrained(where), device, processed, label=str(name))
+        return bridge(network, AutoTokenizer.from_pretrained(where), device, processed, label=_label(name))
+
+
+def _label(name: str | Path) -> str:
+    """What the bridge calls a model. A shipped name alone may be one that TransformerLens once gave to another."""
+    return f"mechlib/{name}" if str(name) in names() else str(name)
 
 
 def random_twin(
