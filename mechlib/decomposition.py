@@ -69,12 +69,15 @@ def residual_components(model: Model, cache: Cache) -> dict[str, Float[Tensor, "
     return parts
 
 
-def head_outputs(model: Model, cache: Cache, layer: int) -> Float[Tensor, "batch position head d_model"]:
-    """What each head of a layer adds to the stream: its mixed values `z` times its rows of W_O.
+def head_outputs(model: Model, cache: Cache, layer: int) -> dict[str, Float[Tensor, "batch position d_model"]]:
+    """What each head of a layer adds to the stream, "2.0", "2.1", ...: its mixed values `z` times its rows of W_O.
 
-    Together with the bias `model.b_O[layer]`, which belongs to no head, they sum to the attention's output.
+    The last entry, "2.bias", is the bias b_O, which belongs to no head. The sum of all is the attention's output.
     """
-    return einsum(cache["z", layer], model.W_O[layer], "batch pos head d_head, head d_head d_model -> batch pos head d_model")  # fmt: skip
+    z = cache["z", layer]
+    parts = {f"{layer}.{head}": z[:, :, head] @ model.W_O[layer, head] for head in range(model.cfg.n_heads)}
+    parts[f"{layer}.bias"] = model.b_O[layer].expand_as(cache["attn_out", layer])
+    return parts
 
 
 def outputs_by_source(
