@@ -44,7 +44,7 @@ POCKET_TOKENS = torch.tensor([[0, 312, 398, 565, 169], [0, 40, 41, 42, 43], [0, 
 
 
 def setups(seed: int, layers: int = 3) -> list[tuple[Recipe, Tensor, str]]:
-    """Models with tokens for them: raw, processed, attention-only, a batch of one, and one that comes with the course."""
+    """Models with tokens for them: raw, processed and attention-only weights, and a batch of one."""
     return [
         (random_model(seed, layers=layers), random_tokens(seed, 3, 7), "a random GPT-2"),
         (random_model(seed + 1, layers=layers, processed=True), random_tokens(seed + 1, 4, 6), "processed weights"),
@@ -54,7 +54,6 @@ def setups(seed: int, layers: int = 3) -> list[tuple[Recipe, Tensor, str]]:
             "a model without MLPs",
         ),
         (random_model(seed, layers=layers), random_tokens(seed + 3, 1, 5), "a batch of one"),
-        (POCKET, POCKET_TOKENS, "pocket"),
     ]
 
 
@@ -302,7 +301,7 @@ def _first_block(name: str) -> str:
 
 
 def _component_cases(seed: int) -> Iterable[Case]:
-    for model, tokens, note in setups(seed, layers=5):
+    for model, tokens, note in [*setups(seed, layers=5), (POCKET, POCKET_TOKENS, "pocket")]:
         yield Case(
             run_of(model, tokens),
             note=note,
@@ -447,7 +446,7 @@ RESIDUAL_COMPONENTS = Exercise(
 
 def _head_cases(seed: int) -> Iterable[Case]:
     for i, (model, tokens, note) in enumerate(setups(seed)):
-        layer = (1, 2, 0, 1, 3)[i]
+        layer = (1, 2, 0, 1)[i]
         yield Case(
             {**run_of(model, tokens), "layer": layer},
             note=note,
@@ -587,7 +586,7 @@ def _parts_of(model: Recipe, tokens: Tensor, heads_of: int | None = None) -> Par
 
 
 def _attribution_cases(seed: int) -> Iterable[Case]:
-    for i, (model, tokens, note) in enumerate(setups(seed)):
+    for i, (model, tokens, note) in enumerate([*setups(seed), (POCKET, POCKET_TOKENS, "pocket")]):
         answers = random_answers(seed + i, len(tokens))
         yield Case(
             {**run_of(model, tokens), "parts": _parts_of(model, tokens, heads_of=1 if i else None), "answers": answers},
@@ -786,10 +785,9 @@ def _swapped_bias(model: Any, answers: Tensor, toward: Tensor) -> Tensor:
 
 def _effect_cases(seed: int) -> Iterable[Case]:
     for i, (model, tokens, note) in enumerate(setups(seed)):
-        heads, d_head = (4, 32) if model is POCKET else (2, 5)
-        layer, head = (1, 0, 2, 1, 2)[i], (1, 0, 1, 0, 3)[i] % heads
+        layer, head = (1, 0, 2, 1)[i], (1, 0, 1, 0)[i]
         draws = torch.Generator().manual_seed(seed + i)
-        mean = 0.3 * torch.randn(1, tokens.shape[1], d_head, generator=draws)
+        mean = 0.3 * torch.randn(1, tokens.shape[1], 5, generator=draws)
         inputs = {"model": model, "tokens": tokens, "layer": layer, "head": head}
         inputs["answers"] = random_answers(seed + i, len(tokens))
         replaced = i in (1, 3)
@@ -1131,7 +1129,7 @@ ABLATION_EFFECT = Exercise(
 
 def _source_cases(seed: int) -> Iterable[Case]:
     for i, (model, tokens, note) in enumerate(setups(seed)):
-        layer, head = (1, 0, 2, 1, 2)[i], (1, 0, 1, 0, 3)[i]
+        layer, head = (1, 0, 2, 1)[i], (1, 0, 1, 0)[i]
         yield Case(
             {**run_of(model, tokens), "layer": layer, "head": head},
             note=note,
@@ -1256,7 +1254,7 @@ OUTPUTS_BY_SOURCE = Exercise(
 
 def _score_cases(seed: int) -> Iterable[Case]:
     for i, (model, tokens, note) in enumerate(setups(seed)):
-        layer, head = (1, 0, 2, 1, 0)[i], (1, 0, 1, 0, 3)[i]
+        layer, head = (1, 0, 2, 1)[i], (1, 0, 1, 0)[i]
         inputs = run_of(model, tokens)
         whole = {name: part for name, part in _parts_of(model, tokens).items() if _written_before(name, layer)}
         yield Case(
