@@ -24,7 +24,14 @@ def plot_sum(
         for place, value in enumerate(parts.values()):
             axis.bar(place, value, 0.75, bottom=reached, color=COLOURS[1] if value >= 0 else COLOURS[0])
             top = max(reached, reached + value)
-            axis.annotate(f"{value:+.2f}", (place, top), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)
+            axis.annotate(
+                f"{round(value, 2) + 0:+.2f}",
+                (place, top),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7.5,
+            )
             axis.plot([place - 0.375, place + 1.375], [reached + value] * 2, color="0.5", lw=0.7)
             reached += value
         axis.bar(len(parts), reached, 0.75, color="0.35")
@@ -50,21 +57,26 @@ def plot_grids(
     colour_label: str = "",
     mark: Sequence[tuple[int, int]] = (),
 ) -> Figure:
-    """Signed numbers on grids side by side, with one scale centred at zero, each written into its cell.
+    """Numbers on grids side by side, each written into its cell: with one scale centred at zero, or, if none of them
+    is negative, from zero up.
 
     `mark` frames some cells, (row, column), in every grid.
     """
     values = {name: grid.detach().float().cpu() for name, grid in grids.items()}
     limit = max(float(grid.abs().max()) for grid in values.values()) or 1.0
+    signed = min(float(grid.min()) for grid in values.values()) < 0
+    colours = {"cmap": SIGNED, "vmin": -limit} if signed else {"cmap": "Blues", "vmin": 0.0}
     with plt.rc_context(STYLE):
         size = ((0.52 * len(columns) + 0.5) * len(values) + 1.6, 0.42 * len(rows) + 1.25)
         figure, axes = plt.subplots(1, len(values), figsize=size, squeeze=False)
         for axis, (name, grid) in zip(axes.flat, values.items(), strict=True):
-            image = axis.imshow(grid, cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto")
+            image = axis.imshow(grid, **colours, vmax=limit, aspect="auto")
             for row, line in enumerate(grid.tolist()):
                 for column, value in enumerate(line):
                     colour = "white" if abs(value) > 0.6 * limit else "black"
-                    axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7.5, color=colour)
+                    axis.text(
+                        column, row, f"{round(value, 1) + 0:.1f}", ha="center", va="center", fontsize=7.5, color=colour
+                    )
             for row, column in mark:
                 frame = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=2, clip_on=False)
                 axis.add_patch(frame)
@@ -124,14 +136,14 @@ def plot_against_random(
             heights = [line - 0.12 + float(jitter[i % 7]) for i in range(len(trained))]
             axis.scatter(list(trained.values()), heights, s=13,
                          color=COLOURS[0], label="trained" if line == 0 else None)  # fmt: skip
-            ranked = sorted(trained.items(), key=lambda item: -item[1])[:named]
-            for above, (name, value) in enumerate(reversed(ranked)):
-                axis.annotate(name, (value, line - 0.12), (3, 7 + 8 * above - 8 * (len(ranked) - 1) / 2), fontsize=7,
-                              textcoords="offset points", va="center")  # fmt: skip
+            ranked = sorted(trained, key=lambda name: -trained[name])[:named]
+            axis.annotate(", ".join(ranked), (max(trained.values()), line - 0.12), (7, 0), fontsize=7.5,
+                          textcoords="offset points", va="center")  # fmt: skip
         if reference is not None:
             axis.axvline(reference, color="0.3", lw=0.9, ls="--", zorder=0, label=reference_label)
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(xlabel=xlabel, ylim=(len(groups) - 0.4, -0.65))
-        axis.margins(x=0.12)
+        low, high = axis.get_xlim()
+        axis.set_xlim(low, high + (0.3 if named else 0.05) * (high - low))
         figure.legend(loc="outside lower center", ncols=3)
         return finish(figure, title)
