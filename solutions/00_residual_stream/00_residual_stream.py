@@ -43,7 +43,7 @@ from mechlib import plots
 from mechlib.check import borrow, check, hint, progress, reveal
 from mechlib.handmade import handmade
 from mechlib.models import load, random_twin
-from mechlib.tasks import to_tokens, token_id
+from mechlib.tasks import agreement, answer_tokens, to_tokens, token_id
 from mechlib.tasks.words import COUNTRIES
 from mechlib.weights import effective_dimensions
 
@@ -217,12 +217,12 @@ plots.plot_grids(
     words,
     "position",
     "",
-    "WHO WRITES HOW MUCH, AND WHERE",
+    "The MLPs write the longest vectors; embeddings and positions are short",
     "mean length of what is added",
 )
 
 # %% [markdown]
-# TODO prose on norms.
+# The stream starts out small, and nearly all of its length is written by MLPs. The longest vectors of all stand at the first tokens, before the prompt has said anything that could be told apart.
 #
 # **What would have fooled us:** size. A long vector may be read by nobody. What counts is what it does.
 
@@ -323,7 +323,7 @@ plots.plot_sum(
     {name: value.mean().item() for name, value in attribution.items()},
     whole,
     "logit(capital) − logit(another capital)",
-    "THE ANSWER IS A SUM",
+    "The answer is a sum, and the MLPs write it: attention adds next to nothing",
 )
 
 # %% tags=["experiment"]
@@ -343,12 +343,12 @@ for name, which, its_tokens, its_answers in [
     print(f"{name:26} error {(error / sum(p.abs() for p in pieces.values())).max():.0e}, entry 'bias' {pieces['bias'].abs().mean():.3f}, mean difference {logit_difference(its_logits, its_answers).mean():5.2f}")  # fmt: skip
 
 # %% [markdown]
-# TODO: prose.
+# The sum holds for any model of this kind, trained or not; that is arithmetic, not a finding. In raw GPT-2 weights $b_U$ is zero and the LayerNorm's weight is not 1; in *processed* weights it is the other way round. Whoever forgets a piece that happens to be trivial in the model at hand is wrong in the next one.
 #
-# **The control.** An attribution is about *a question*. Ask it another one, which the prompt says nothing about: the capital of the next country against that of the one after.
+# **The control.** An attribution is about *a question*. Ask the same cache another one, which its prompt says nothing about: that of the country on the other side of the list. (Not of its neighbour: neighbours in the list are mostly on one continent, and share more than nothing.)
 
 # %% tags=["experiment", "finding"]
-other = torch.stack([answers[:, 1], answers[:, 1].roll(-1)], dim=1)
+other = answers.roll(len(COUNTRIES) // 2, dims=0)
 unrelated = direct_logit_attribution(model, cache, parts, other)
 late = f"{model.cfg.n_layers - 1}_mlp_out"
 mlps = [name for name in parts if "mlp" in name]
@@ -356,7 +356,7 @@ heads_and_bias = [name for name in parts if "attn" in name]
 share = sum(attribution[name].mean() for name in mlps) / whole
 print(f"of the logit difference the MLPs write {share:.0%}, the attention layers {sum(attribution[n].mean() for n in heads_and_bias) / whole:.0%}")  # fmt: skip
 print("the last MLP writes more than any other part:", max(attribution, key=lambda name: attribution[name].mean()) == late)  # fmt: skip
-print(f"the same for two wrong capitals: less than a tenth of that: {abs(sum(unrelated[n].mean() for n in mlps)) < 0.1 * abs(sum(attribution[n].mean() for n in mlps))}")  # fmt: skip
+print(f"asked another country's question, the same parts write {abs(sum(unrelated[n].mean() for n in mlps)) / sum(attribution[n].mean() for n in mlps):.0%} of that")  # fmt: skip
 
 # %% [markdown]
 # So the MLPs write the answer, and attention has nothing to do with it? That cannot be. An MLP sees **one** position, and at the last one stands the word "called": somebody must have told it about the country. Attention is the only part of a transformer
@@ -484,7 +484,7 @@ plots.plot_grids(
     head_names,
     "head",
     "layer",
-    "HEADS",
+    f"Head {carrier[0]}.{carrier[1]} writes nothing that the logits read; yet without it most of the answer is gone",
     "fall of the logit difference",
     mark=[carrier],
 )
@@ -499,17 +499,19 @@ print("its total effect is more than ten times its direct one:", bool(total_mean
 last = attn_only.cfg.n_layers - 1
 gaps = [(direct_effect(attn_only, some, last, h, pairs) - ablation_effect(attn_only, some, last, h, pairs)).abs().max().item() for h in range(attn_only.cfg.n_heads)]  # fmt: skip
 print(f"attn-only-2l, last layer: direct and total effects differ by at most {max(gaps):.0e}")
-# A head that matters for every question would not be about countries. Another question for the same head:
-number_texts = [f"The {noun} near the house" for noun in ["king", "kings", "dog", "dogs", "friend", "friends", "book", "books"]]  # fmt: skip
-number_tokens = to_tokens(model.tokenizer, number_texts).to(device)
-verbs = [token_id(model.tokenizer, word) for word in (" is", " are")]
-number_answers = torch.tensor([verbs[:: -1 if i % 2 else 1] for i in range(len(number_texts))], device=device)
-_, number_total = effects(model, number_tokens, number_answers, mean=True)
+# A head that matters for every question would not be about countries. Another question for all heads: is or are?
+number = [prompt for prompt in agreement(model.tokenizer, 200) if " near the " in prompt.text]
+number_tokens = to_tokens(model.tokenizer, [prompt.text for prompt in number]).to(device)
+number_answers = answer_tokens(model.tokenizer, number).to(device)
+number_direct, number_total = effects(model, number_tokens, number_answers, mean=True)
 number_whole = logit_difference(model(number_tokens), number_answers).mean()
-print(f"is or are: logit difference {number_whole:.1f}; total effect of {layer}.{head} {number_total[carrier]:.1f}, largest of any head {number_total.max():.1f}")  # fmt: skip
+strongest = divmod(number_total.argmax().item(), model.cfg.n_heads)
+print(f"{len(number)} prompts like {number[0].text!r}: logit difference {number_whole:.1f}")
+print(f"  head {layer}.{head}: direct {number_direct[carrier]:.1f}, total {number_total[carrier]:.1f}")
+print(f"  the head that matters most, {strongest[0]}.{strongest[1]}: direct {number_direct[strongest]:.1f}, total {number_total[strongest]:.1f}")  # fmt: skip
 
 # %% [markdown]
-# TODO prose.
+# One head of the first layer has next to no direct effect, and a total effect of most of the logit difference. Attribution alone would have missed the one attention head that this task cannot do without. It is not a head that everything hangs on: for the verbs another head matters most. And where nobody comes after a head, direct and total are the same, as they must be.
 #
 # How does it act, if not directly? Ablate it, and attribute again: whose contribution goes?
 
@@ -529,11 +531,11 @@ ablated = direct_logit_attribution(model, ablated_cache, residual_components(mod
 names = list(parts)
 rows = torch.stack([torch.stack([a[name].mean() for name in names]) for a in (attribution, ablated)])
 plots.plot_grids(
-    {"": rows}, ["intact", f"without {layer}.{head}"], names, "part", "", "INDIRECT", "direct attribution"
+    {"": rows}, ["intact", f"without {layer}.{head}"], names, "part", "", f"Without head {layer}.{head} the MLPs have little left to write", "direct attribution"
 )
 
 # %% [markdown]
-# TODO
+# So this is a relay. The head says *which country*, in a language that the unembedding does not read; the MLPs hear it and write the capital. Its effect is indirect because the lookup happens after it.
 #
 # ### Exercise 8 · `outputs_by_source` (optional, hard)
 # *20 minutes, ★★★★, 2 points*
@@ -567,6 +569,8 @@ for word, attention, amount in zip(words, cache["pattern", layer][:, head, -1].m
     print(f"{word:10} attention {attention:.2f}, what depends on the country {amount:.2f}")
 
 # %% [markdown]
+# The head looks at the country, and all that varies with the country comes from there.
+#
 # ## 6. Who looks where
 #
 # You have seen one head's attention in numbers. Here are all of them; hover over a head, click, and hover over a token. (In the solved notebook this figure is left out, because it carries a megabyte of JavaScript with it.)
@@ -574,7 +578,6 @@ for word, attention, amount in zip(words, cache["pattern", layer][:, head, -1].m
 # %% tags=["experiment"]
 import circuitsvis as cv
 
-text = "The keys near the cabinet are old . The capital city of France is called Paris"
 sentence = to_tokens(model.tokenizer, ["The king of Hungary lives in the capital, Budapest. Anna and Paul went to the park."]).to(device)  # fmt: skip
 sentence_words = [model.tokenizer.decode([token]) for token in sentence[0].tolist()]
 _, sentence_cache = model.run_with_cache(sentence)
@@ -587,7 +590,7 @@ cv.attention.attention_heads(
 plots.plot_patterns(
     {f"0.{head}": sentence_cache["pattern", 0][0, head] for head in range(model.cfg.n_heads)},
     sentence_words,
-    "LAYER 0",
+    "Layer 0 on one sentence: some heads follow places, others words",
 )
 
 # %% [markdown]
@@ -642,18 +645,26 @@ def spread_over_keys(scores):
     return torch.stack([scores[:, q, : q + 1].std(dim=1).mean(dim=0) for q in range(5, scores.shape[1])]).mean(dim=0)
 
 
-start = {name: part for name, part in residual_components(model, sentence_cache).items() if "embed" in name}
+first_parts = {name: part for name, part in residual_components(model, sentence_cache).items() if "embed" in name}
 writers = ["token", "position", "constant"]
 score_grids = {}
 for h in range(model.cfg.n_heads):
-    score_parts = attention_score_parts(model, sentence_cache, 0, h, start)
+    score_parts = attention_score_parts(model, sentence_cache, 0, h, first_parts)
     score_grids[f"head 0.{h}"] = spread_over_keys(score_parts)
+ratio = [(grid[1, 1] / grid[0, 0]).item() for grid in score_grids.values()]
+by_place, by_word = ratio.index(max(ratio)), ratio.index(min(ratio))
 plots.plot_grids(
-    score_grids, writers, writers, "written by ..., read by the key", "... read by the query", "POSITIONS", "spread over the keys"
+    score_grids,
+    writers,
+    writers,
+    "read by the key",
+    "read by the query",
+    f"Head 0.{by_place} compares positions with positions; head 0.{by_word} cares more for words",
+    "spread over the keys",
 )
 
 # %% [markdown]
-# TODO
+# No head is pure. But the middle cell is what a head would do if it knew nothing of the words, and the top left one what it would do if it knew nothing of their places. (The last column is 0 by construction: what the key reads whatever stands there is the same for every key.)
 
 # %% [markdown]
 # ## 7. Two maps a head
@@ -741,7 +752,7 @@ measured = language_cache["pattern", 0][:, previous].mean(dim=0)
 plots.plot_patterns(
     {"measured, mean over 50 texts": measured[:24, :24], "from positions alone": from_positions(skipper, 0, previous, scale)[:24, :24]},
     [str(i) for i in range(24)],
-    "PREVIOUS",
+    f"Head 0.{previous} looks one token back, and the weights of its positions alone say so",
 )
 
 # %% [markdown]
@@ -769,7 +780,7 @@ for h in range(skipper.cfg.n_heads):
     table[f"head 0.{h}"] = {"two places on": hits(skipper, h, second_words), "next word": hits(skipper, h, next_words)}
 table["never trained"] = {"two places on": hits(language_twin, previous, second_words), "next word": hits(language_twin, previous, next_words)}  # fmt: skip
 table["shuffled truth"] = {"two places on": hits(skipper, previous, shuffled), "next word": hits(skipper, itself, next_words[1:] + next_words[:1])}  # fmt: skip
-plots.plot_shares(table, "share of words", "SKIP")
+plots.plot_shares(table, "share of words", f"Head 0.{previous} holds the words two places on in its weights, head 0.{itself} the next words")
 
 # %% tags=["experiment", "finding"]
 print("The head that looks one token back has the language's skip-bigrams in its weights (most words):", table[f"head 0.{previous}"]["two places on"] > 0.5)  # fmt: skip
@@ -777,7 +788,9 @@ print("The head that looks at its own token has the bigrams (most words):", tabl
 print("Never-trained weights and shuffled truth have neither (under 5%):", max(v for k in ("never trained", "shuffled truth") for v in table[k].values()) < 0.05)  # fmt: skip
 
 # %% [markdown]
-# TODO
+# This is a piece of the training data, read off a matrix without a single forward pass: one head looks one token back (QK) and adds what likes to follow *that* token two places on (OV). Elhage et al. call such a rule "A ... B → C" a **skip-trigram**; ours are skip-bigrams, because the language has no rule that depends on the word between.
+#
+# **What would have fooled us:** a plausible list. Any row of any matrix has a top three, and with English words one sees sense in it. Here there is a truth to compare with, a twin that was never trained, and a shuffled truth.
 #
 # ### In your own words · 2
 # *2 points, graded by a person*
@@ -860,7 +873,7 @@ trained_pairs, random_pairs = connections(processed), connections(processed_twin
 plots.plot_against_random(
     {kind: (trained_pairs[kind], list(random_pairs[kind].values())) for kind in trained_pairs},
     "strength, in multiples of chance",
-    "CONNECTIONS",
+    "Trained parts are wired to each other; in the random twin every pair is at chance",
     reference=1.0,
     reference_label="chance",
 )
@@ -874,7 +887,7 @@ for kind, values in trained_pairs.items():
     print(f"  {kind:28} {outside:3d} of {len(values):3d} trained pairs lie outside of that; median {sorted(values.values())[len(values) // 2]:.1f}")  # fmt: skip
 
 # %% [markdown]
-# TODO
+# In the twin every pair lies close to chance: that is what "nobody knows of anybody" looks like. The trained model's queries and keys of layer 0 are turned towards the positions, and its heads hear some parts well above chance and others below it. Most pairs of heads are only a little off 1: the stream is wide enough that most parts can ignore each other.
 #
 # **How much room does a head have?** It reads at most `d_head` = 32 of the 128 dimensions, and writes as many. How many does it really use? If the singular values $s$ of its OV circuit were $r$ equal ones, $(\sum s^2)^2 / \sum s^4$ would be $r$: an effective number of dimensions.
 
@@ -888,7 +901,7 @@ used, random_used = room(processed), room(processed_twin)
 plots.plot_against_random(
     {name: (used[name], list(random_used[name].values())) for name in used},
     f"effective dimensions of the OV circuit (d_head = {model.cfg.d_head}, d_model = {model.cfg.d_model})",
-    "ROOM",
+    "Trained heads use fewer dimensions than they have; random ones use more",
     named=4,
 )
 
@@ -900,7 +913,7 @@ print(f"trained heads use {min(min(h.values()) for h in used.values()):.0f} to {
 print(f"a layer's heads together: {mean_used:.0f} of {model.cfg.d_model} on average")
 
 # %% [markdown]
-# TODO
+# A trained head is a narrow channel: it moves a few directions well instead of 32 a little. That is why heads can share a stream of 128 dimensions at all, and why the next chapter's question makes sense: what if there are still more things to say than there are dimensions?
 
 # %% [markdown]
 # ## Caveats
