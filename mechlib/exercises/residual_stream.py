@@ -82,6 +82,7 @@ def _table_cases(seed: int) -> Iterable[Case]:
     yield Case({"model": random_model(seed + 1), "text": "w5", "k": 1}, note="a text of one word, and k = 1")
     yield Case({"model": random_model(seed, processed=True), "text": words, "k": 17}, note="the whole vocabulary")
     yield Case({"model": POCKET, "text": "The capital city of France is called", "k": 3}, note="pocket")
+    yield Case({"model": random_model(seed + 1), "text": "w7 w4"}, note="k is left out: five tokens")
 
 
 def _table(scores: Callable[[Tensor], Tensor], bos: bool = True, largest: bool = True) -> Callable:
@@ -790,9 +791,10 @@ def _effect_cases(seed: int) -> Iterable[Case]:
         mean = 0.3 * torch.randn(1, tokens.shape[1], 5, generator=draws)
         inputs = {"model": model, "tokens": tokens, "layer": layer, "head": head}
         inputs["answers"] = random_answers(seed + i, len(tokens))
-        replaced = i in (1, 3)
-        inputs["replacement"] = mean if replaced else 0.0
-        yield Case(inputs, note=f"{note}, and a replacement that is not zero" if replaced else note)
+        if i in (1, 3):
+            yield Case({**inputs, "replacement": mean}, note=f"{note}, and a replacement that is not zero")
+        else:  # 0.0 is the default
+            yield Case(inputs if i else {**inputs, "replacement": 0.0}, note=note)
     words = {"model": Recipe("handmade", {"name": "indirect"}), "tokens": torch.tensor([[0, 3, 4]])}
     for head in (0, 1):
         yield Case(
