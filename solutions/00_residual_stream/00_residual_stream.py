@@ -172,9 +172,9 @@ def residual_components(model, cache) -> dict[str, Float[Tensor, "batch position
     """What every component adds to the residual stream."""
     ### BEGIN SOLUTION
     parts = {"embed": cache["hook_embed"], "pos_embed": cache["hook_pos_embed"]}
-    for layer in range(model.cfg.n_layers):
-        parts[f"{layer}_attn_out"] = cache["attn_out", layer]
-        parts[f"{layer}_mlp_out"] = cache["mlp_out", layer]
+    for i in range(model.cfg.n_layers):
+        parts[f"{i}_attn_out"] = cache["attn_out", i]
+        parts[f"{i}_mlp_out"] = cache["mlp_out", i]
     return parts
     ### END SOLUTION
 
@@ -354,7 +354,7 @@ late = f"{model.cfg.n_layers - 1}_mlp_out"
 mlps = [name for name in parts if "mlp" in name]
 heads_and_bias = [name for name in parts if "attn" in name]
 share = sum(attribution[name].mean() for name in mlps) / whole
-print(f"of the logit difference the MLPs write {share:.0%}, the attention layers {sum(attribution[n].mean() for n in heads_and_bias) / whole:.0%}")  # fmt: skip
+print(f"of the logit difference the MLPs write {share:.0%}, the attention layers {round((sum(attribution[n].mean() for n in heads_and_bias) / whole).item(), 2) + 0:.0%}")  # fmt: skip
 print("the last MLP writes more than any other part:", max(attribution, key=lambda name: attribution[name].mean()) == late)  # fmt: skip
 print(f"asked another country's question, the same parts write {abs(sum(unrelated[n].mean() for n in mlps)) / sum(attribution[n].mean() for n in mlps):.0%} of that")  # fmt: skip
 
@@ -395,13 +395,18 @@ print(f"asked another country's question, the same parts write {abs(sum(unrelate
 
 # %% exercise="residual_stream.direct_effect"
 def direct_effect(
-    model, tokens: Int[Tensor, "batch position"], layer: int, head: int, answers: Int[Tensor, "batch 2"], replacement=0.0
+    model,
+    tokens: Int[Tensor, "batch position"],
+    layer: int,
+    head: int,
+    answers: Int[Tensor, "batch 2"],
+    replacement=0.0,
 ) -> Float[Tensor, "batch"]:
     """By how much the logit difference falls if a head's output is missing in the final stream alone."""
     ### BEGIN SOLUTION
-    logits, cache = model.run_with_cache(tokens)
-    missing = (cache["z", layer][:, :, head] - replacement) @ model.W_O[layer, head]
-    stream = cache["resid_post", model.cfg.n_layers - 1] - missing
+    logits, seen = model.run_with_cache(tokens)
+    missing = (seen["z", layer][:, :, head] - replacement) @ model.W_O[layer, head]
+    stream = seen["resid_post", model.cfg.n_layers - 1] - missing
     changed = model.unembed(model.ln_final(stream))
     right, wrong = (logits - changed)[:, -1].gather(1, answers).T
     return right - wrong
@@ -422,7 +427,12 @@ check("residual_stream.direct_effect", direct_effect)
 
 # %% exercise="residual_stream.ablation_effect"
 def ablation_effect(
-    model, tokens: Int[Tensor, "batch position"], layer: int, head: int, answers: Int[Tensor, "batch 2"], replacement=0.0
+    model,
+    tokens: Int[Tensor, "batch position"],
+    layer: int,
+    head: int,
+    answers: Int[Tensor, "batch 2"],
+    replacement=0.0,
 ) -> Float[Tensor, "batch"]:
     """By how much the logit difference falls if a head is ablated for everybody."""
 
@@ -531,7 +541,13 @@ ablated = direct_logit_attribution(model, ablated_cache, residual_components(mod
 names = list(parts)
 rows = torch.stack([torch.stack([a[name].mean() for name in names]) for a in (attribution, ablated)])
 plots.plot_grids(
-    {"": rows}, ["intact", f"without {layer}.{head}"], names, "part", "", f"Without head {layer}.{head} the MLPs have little left to write", "direct attribution"
+    {"": rows},
+    ["intact", f"without {layer}.{head}"],
+    names,
+    "part",
+    "",
+    f"Without head {layer}.{head} the MLPs have little left to write",
+    "direct attribution",
 )
 
 # %% [markdown]
@@ -583,7 +599,9 @@ sentence_words = [model.tokenizer.decode([token]) for token in sentence[0].tolis
 _, sentence_cache = model.run_with_cache(sentence)
 every_head = torch.cat([sentence_cache["pattern", layer][0] for layer in range(model.cfg.n_layers)])
 cv.attention.attention_heads(
-    every_head.cpu(), sentence_words, [f"{i // model.cfg.n_heads}.{i % model.cfg.n_heads}" for i in range(len(every_head))]
+    every_head.cpu(),
+    sentence_words,
+    [f"{i // model.cfg.n_heads}.{i % model.cfg.n_heads}" for i in range(len(every_head))],
 )
 
 # %% tags=["experiment"]
@@ -750,7 +768,10 @@ previous = max(shown, key=lambda h: shown[h][1])  # the head that looks one toke
 itself = max(shown, key=lambda h: shown[h][0])  # the head that looks at its own token
 measured = language_cache["pattern", 0][:, previous].mean(dim=0)
 plots.plot_patterns(
-    {"measured, mean over 50 texts": measured[:24, :24], "from positions alone": from_positions(skipper, 0, previous, scale)[:24, :24]},
+    {
+        "measured, mean over 50 texts": measured[:24, :24],
+        "from positions alone": from_positions(skipper, 0, previous, scale)[:24, :24],
+    },
     [str(i) for i in range(24)],
     f"Head 0.{previous} looks one token back, and the weights of its positions alone say so",
 )
@@ -759,7 +780,9 @@ plots.plot_patterns(
 # A head that looks one token back, whatever stands there, and a position later the model has to say what comes two places after that token. What will it write? Ask its OV circuit: $W_E\, OV\, W_U$ says, for every word that the head may see, what it adds to every word's logit.
 
 # %% tags=["experiment"]
-_, next_words, second_words = language()  # the three likely next words of each word, and the three likely ones two places on
+_, next_words, second_words = (
+    language()
+)  # the three likely next words of each word, and the three likely ones two places on
 
 
 def hits(model, head, favourites):
@@ -780,7 +803,11 @@ for h in range(skipper.cfg.n_heads):
     table[f"head 0.{h}"] = {"two places on": hits(skipper, h, second_words), "next word": hits(skipper, h, next_words)}
 table["never trained"] = {"two places on": hits(language_twin, previous, second_words), "next word": hits(language_twin, previous, next_words)}  # fmt: skip
 table["shuffled truth"] = {"two places on": hits(skipper, previous, shuffled), "next word": hits(skipper, itself, next_words[1:] + next_words[:1])}  # fmt: skip
-plots.plot_shares(table, "share of words", f"Head 0.{previous} holds the words two places on in its weights, head 0.{itself} the next words")
+plots.plot_shares(
+    table,
+    "share of words",
+    f"Head 0.{previous} holds the words two places on in its weights, head 0.{itself} the next words",
+)
 
 # %% tags=["experiment", "finding"]
 print("The head that looks one token back has the language's skip-bigrams in its weights (most words):", table[f"head 0.{previous}"]["two places on"] > 0.5)  # fmt: skip
@@ -864,7 +891,9 @@ def connections(model):
                 for other in heads:
                     for letter in "QKV":
                         read = getattr(model, f"W_{letter}")[later, other]
-                        add("head → later Q, K, V", f"{layer}.{h} → {letter} {later}.{other}", model.W_O[layer, h], read)
+                        add(
+                            "head → later Q, K, V", f"{layer}.{h} → {letter} {later}.{other}", model.W_O[layer, h], read
+                        )
     return found
 
 
@@ -890,6 +919,7 @@ for kind, values in trained_pairs.items():
 # In the twin every pair lies close to chance: that is what "nobody knows of anybody" looks like. The trained model's queries and keys of layer 0 are turned towards the positions, and its heads hear some parts well above chance and others below it. Most pairs of heads are only a little off 1: the stream is wide enough that most parts can ignore each other.
 #
 # **How much room does a head have?** It reads at most `d_head` = 32 of the 128 dimensions, and writes as many. How many does it really use? If the singular values $s$ of its OV circuit were $r$ equal ones, $(\sum s^2)^2 / \sum s^4$ would be $r$: an effective number of dimensions.
+
 
 # %% tags=["experiment"]
 def room(model):
