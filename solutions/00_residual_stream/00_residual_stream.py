@@ -957,14 +957,15 @@ for threshold in (0.5, 1.0):
     print(f"heads with a total effect above {threshold}: {int(by_zero.sum())} when set to zero, {int(by_mean.sum())} when set to their mean over countries")  # fmt: skip
 
 # %% [markdown]
-# - **The frozen scale.** Attribution (exercise 5) keeps the LayerNorm's scale; the direct effect (exercise 6) lets it move. For one head the two nearly agree. For a large part of the stream they need not:
+# - **The frozen scale.** Attribution (exercise 5) keeps the LayerNorm's scale; the direct effect (exercise 6) lets it move. Nothing guarantees that they agree. For which part do they differ most here?
 
 # %% tags=["experiment"]
-scale_before = cache["ln_final.hook_scale"][:, -1]
-for name in (f"{model.cfg.n_layers - 1}_mlp_out", *[f"{carrier[0]}_attn_out"]):
-    rest = final - parts[name]
-    removed = logit_difference(logits, answers) - logit_difference(model.unembed(model.ln_final(rest)), answers)
-    print(f"{name}: attribution {attribution[name].mean():.2f}, fall when it is removed and the scale may move {removed.mean():.2f}")  # fmt: skip
+fall = {}
+for name, part in parts.items():
+    remaining = model.unembed(model.ln_final(final - part))
+    fall[name] = (logit_difference(logits, answers) - logit_difference(remaining, answers)).mean()
+worst = max(parts, key=lambda name: (fall[name] - attribution[name].mean()).abs())
+print(f"{worst}: attribution {attribution[worst].mean():.2f}; fall when it is removed and the scale may move {fall[worst]:.2f}")  # fmt: skip
 
 # %% [markdown]
 # - **The question decides.** Against another wrong answer, other parts stand out. The parts of a difference of *logits* add up; those of a probability do not.
