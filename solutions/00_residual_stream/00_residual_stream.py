@@ -961,8 +961,8 @@ for threshold in (0.5, 1.0):
 
 # %% tags=["experiment"]
 fall = {}
-for name, part in parts.items():
-    remaining = model.unembed(model.ln_final(final - part))
+for name in parts:
+    remaining = model.unembed(model.ln_final(final - parts[name]))
     fall[name] = (logit_difference(logits, answers) - logit_difference(remaining, answers)).mean()
 worst = max(parts, key=lambda name: (fall[name] - attribution[name].mean()).abs())
 print(f"{worst}: attribution {attribution[worst].mean():.2f}; fall when it is removed and the scale may move {fall[worst]:.2f}")  # fmt: skip
