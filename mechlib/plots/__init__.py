@@ -5,6 +5,13 @@ by the caller. Signed quantities use a diverging map centred at zero. Figures ar
 with all of them must stay light.
 """
 
+from mechlib.plots.logit_lens import (
+    plot_depth_matrix,
+    plot_depths,
+    plot_lens_and_shares,
+    plot_lens_grid,
+    plot_sites,
+)
 from mechlib.plots.style import COLOURS, SIGNED, STYLE
 from mechlib.plots.superposition import (
     plot_dimensionality,
@@ -22,13 +29,18 @@ __all__ = [
     "COLOURS",
     "SIGNED",
     "STYLE",
+    "plot_depth_matrix",
+    "plot_depths",
     "plot_dimensionality",
     "plot_dimensions_per_feature",
     "plot_features_in_plane",
     "plot_gram",
+    "plot_lens_and_shares",
+    "plot_lens_grid",
     "plot_lines",
     "plot_loss_curves",
     "plot_neurons",
     "plot_phase_diagram",
     "plot_shares",
+    "plot_sites",
 ]
