@@ -11,6 +11,7 @@ Belrose et al. 2023 (https://arxiv.org/abs/2303.08112); Ghandeharioun et al. 202
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -164,32 +165,47 @@ def fit_tuned_lens(
     keep: Bool[Tensor, "rows position"],
     steps: int = 150,
     batch: int = 16,
-    lr: float = 3e-3,
+    lr: float = 1e-2,
     seed: int = 0,
     label: str = "tuned lens",
-) -> tuple[TunedLens, Float[Tensor, "steps layer"]]:
+    lens: Callable[[int, int], nn.Module] = TunedLens,
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] = tuned_lens_loss,
+) -> tuple[nn.Module, Float[Tensor, "steps layer"]]:
     """Fits a tuned lens to a model by Adam with a learning rate that falls to zero; also returns the losses.
 
-    The model runs once over `tokens`; every step then draws `batch` of its rows. Progress goes to stdout.
+    The model runs once over `tokens`; every step then draws `batch` of its rows. Progress goes to stdout. `lens` and
+    `loss` may be anything of the form of `TunedLens` and `tuned_lens_loss`.
     """
     with torch.no_grad():
         streams = residual_streams(model, tokens)
         final = read_out(model, streams[-1])
-    lens = TunedLens(model.cfg.n_layers, model.cfg.d_model).to(streams.device)
-    optimiser = torch.optim.Adam(lens.parameters(), lr=lr)
+    fitted = lens(model.cfg.n_layers, model.cfg.d_model).to(streams.device)
+    optimiser = torch.optim.Adam(fitted.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = torch.Generator().manual_seed(seed)
     history = torch.zeros(steps, model.cfg.n_layers)
     with torch.enable_grad():
         for step in tqdm(range(steps), desc=label, file=sys.stdout, mininterval=1.0):
             rows = torch.randint(len(tokens), (batch,), generator=generator).to(streams.device)
-            loss = tuned_lens_loss(read_out(model, lens(streams[:-1, rows])), final[rows], keep[rows])
+            losses = loss(read_out(model, fitted(streams[:-1, rows])), final[rows], keep[rows])
             optimiser.zero_grad()
-            loss.sum().backward()
+            losses.sum().backward()
             optimiser.step()
             schedule.step()
-            history[step] = loss.detach().cpu()
-    return lens.requires_grad_(False), history
+            history[step] = losses.detach().cpu()
+    return fitted.requires_grad_(False), history
+
+
+def mean_interval(
+    values: Float[Tensor, "prompt"], level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The mean over prompts, and the ends of its bootstrap interval (percentiles of means of redrawn prompts)."""
+    generator = torch.Generator().manual_seed(seed)
+    values = values.detach().cpu()
+    redrawn = values[torch.randint(len(values), (draws, len(values)), generator=generator)].mean(dim=1)
+    tail = (1 - level) / 2
+    low, high = torch.quantile(redrawn, torch.tensor([tail, 1 - tail], dtype=redrawn.dtype)).tolist()
+    return values.mean().item(), low, high
 
 
 # ---- acting on what a lens shows, and asking the model itself

@@ -193,8 +193,20 @@ def _stale_scale(model: Any, tokens: Tensor) -> Tensor:
     return model.unembed(normed * model.ln_final.weight + model.ln_final.bias)
 
 
+def _mid_streams(model: Any, tokens: Tensor) -> Tensor:
+    cache, layers = _cached(model, tokens), range(model.cfg.n_layers)
+    return torch.stack([*(cache["resid_mid", layer] for layer in layers), cache["resid_post", layers[-1]]])
+
+
 def _plain_norm(streams: Tensor) -> Tensor:
     return nn.functional.layer_norm(streams, streams.shape[-1:])
+
+
+def _from_the_cache(model: Any, tokens: Tensor) -> Tensor:
+    _, cache = model.run_with_cache(tokens)
+    n_layers = model.cfg.n_layers
+    streams = [cache["resid_pre", layer] for layer in range(n_layers)] + [cache["resid_post", n_layers - 1]]
+    return model.unembed(model.ln_final(torch.stack(streams)))
 
 
 def _by_hooks(model: Any, tokens: Tensor) -> Tensor:
@@ -276,13 +288,7 @@ LOGIT_LENS = Exercise(
         ),
         Mistake(
             "in_the_middle",
-            lambda model, tokens: read_out(
-                model,
-                torch.stack(
-                    [_cached(model, tokens)["resid_mid", layer] for layer in range(model.cfg.n_layers)]
-                    + [_cached(model, tokens)["resid_post", model.cfg.n_layers - 1]]
-                ),
-            ),
+            lambda model, tokens: read_out(model, _mid_streams(model, tokens)),
             "These streams are those between attention and MLP (resid_mid). Take resid_pre.",
         ),
         Mistake(
@@ -297,16 +303,7 @@ LOGIT_LENS = Exercise(
         ),
     ],
     equivalents=[
-        lambda model, tokens: model.unembed(
-            model.ln_final(
-                torch.stack(
-                    [
-                        *(model.run_with_cache(tokens)[1]["resid_pre", layer] for layer in range(model.cfg.n_layers)),
-                        model.run_with_cache(tokens)[1]["resid_post", model.cfg.n_layers - 1],
-                    ]
-                )
-            )
-        ),
+        _from_the_cache,
         lambda model, tokens: _cached(model, tokens).accumulated_resid(layer=-1, apply_ln=True) @ model.W_U + model.b_U,
         _by_hooks,
         _norm_by_hand,

@@ -67,8 +67,9 @@ def plot_lens_and_shares(
             left = torch.zeros(len(top))
             for (kind, values), shade, hatch in zip(kinds.items(), shades, hatches, strict=False):
                 share = torch.as_tensor(values, dtype=torch.float32)
-                bars = dict(left=left.tolist(), color=shade, hatch=hatch, edgecolor="w", lw=0.5)
-                axis.barh(range(len(top)), share.tolist(), 0.8, label=kind, **bars)
+                bars = axis.barh(range(len(top)), share.tolist(), 0.8, left=left.tolist(), color=shade, label=kind)
+                for bar in bars:
+                    bar.set(hatch=hatch, edgecolor="w", lw=0.5)
                 left = left + share
             axis.set(xlim=(0, 1), xlabel="share of prompts", yticks=range(len(top)))
             axis.set_xticks([0, 0.5, 1], ["0", "½", "1"])
