@@ -67,7 +67,7 @@ def answer_rank(logits: Float[Tensor, "*lead vocabulary"], answers: Int[Tensor, 
     return (logits > logits.gather(-1, wanted)).sum(dim=-1)
 
 
-def emergence_layer(ranks: Int[Tensor, "depth *lead"], at_most: int = 0) -> Int[Tensor, "*lead"]:
+def emergence_layer(ranks: Int[Tensor, "depth *lead"], at_most: int) -> Int[Tensor, "*lead"]:
     """The first depth from which on the rank is `at_most` or better at every depth to the end.
 
     Where it is not even so at the last depth, the number of depths: one past the end.
@@ -105,7 +105,7 @@ def sub_updates(
     return cache[name][..., None] * model.W_out[layer]
 
 
-def value_vector_tokens(model: Any, layer: int, k: int = 10) -> Int[Tensor, "neuron k"]:
+def value_vector_tokens(model: Any, layer: int, k: int) -> Int[Tensor, "neuron k"]:
     """The k tokens that each neuron of a layer promotes most, best first, when it writes its value vector.
 
     The value vector is read as the final LayerNorm would pass it on, up to the scale: centred and times the weight.
