@@ -1186,7 +1186,7 @@ def patchscope_cases(seed: int) -> Iterable[Case]:
     def case(model: Recipe, source: Any, target: Any, note: str = "", same: bool = False) -> Case:
         names = ("source", "source_depth", "source_positions", "target", "target_depth", "target_positions")
         inputs = dict(zip(names, (*source, *target), strict=True))
-        own = built(model)(inputs["target"]).detach() if same else None
+        own = built(model)(inputs["target"]).detach()
         truth = fact(
             lambda out: torch.allclose(out, own, rtol=1e-3, atol=1e-3),
             "A vector put back where it came from should give the model's own logits.",
@@ -1372,8 +1372,7 @@ def blind_cases(seed: int) -> Iterable[Case]:
 
 def _same_line(expected: Any, got: Any) -> Difference | None:
     """Two vectors of the same length along the same line; which way they point does not matter."""
-    blank = [torch.zeros_like(v) if isinstance(v, Tensor) else v for v in (expected, got)]
-    if form := close(*blank):
+    if form := close(torch.zeros_like(expected), torch.zeros_like(got) if isinstance(got, Tensor) else got):
         return form
     if not torch.isfinite(got).all():
         return Difference("nan", "The result contains NaN or infinite values.")

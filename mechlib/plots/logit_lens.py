@@ -99,7 +99,7 @@ def plot_depths(
                 axis.fill_between(depths, *[bound.tolist() for bound in interval], color=colour, alpha=0.25, lw=0)
         if reference is not None:
             axis.axhline(reference, color="0.5", lw=0.9, ls=(0, (6, 3)), zorder=0, label=reference_label)
-        axis.set_xticks(range(max(len(axis.lines[0].get_xdata()), 1)))
+        axis.set_xticks(range(len(mean)))
         axis.set(xlabel=DEPTH, ylabel=ylabel, yscale="log" if log else "linear")
         figure.legend(loc="outside right center")
         return finish(figure, title)
@@ -115,7 +115,7 @@ def plot_sites(
 ) -> Figure:
     """A point a site of the model, a colour and a marker a task: what one method says there against another.
 
-    `corners` writes a remark at a point (x, y); `chance` draws a vertical line.
+    `corners` writes a remark from a point (x, y) on; `chance` draws a vertical line.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 3.8))
@@ -124,8 +124,7 @@ def plot_sites(
         if chance is not None:
             axis.axvline(chance, color="0.6", lw=0.9, ls=(0, (6, 3)), zorder=0)
         for (x_, y_), remark in (corners or {}).items():
-            side = "left" if x_ < 0.5 else "right"
-            axis.text(x_, y_, remark, ha=side, va="center", fontsize=8, style="italic", color="0.25")
+            axis.text(x_, y_, remark, va="center", fontsize=8, style="italic", color="0.25")
         axis.set(xlabel=xlabel, ylabel=ylabel)
         figure.legend(loc="outside right center")
         return finish(figure, title)

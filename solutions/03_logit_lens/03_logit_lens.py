@@ -247,9 +247,9 @@ check("logit_lens.kl_to_final", kl_to_final)
 
 # %% tags=["experiment"]
 streams = residual_streams(model, tokens)
-_, cache = model.run_with_cache(tokens)
+last_scale = model.run_with_cache(tokens)[1]["ln_final.hook_scale"]
 centred = streams - streams.mean(dim=-1, keepdim=True)
-stale = centred / cache["ln_final.hook_scale"] * model.ln_final.weight + model.ln_final.bias
+stale = centred / last_scale * model.ln_final.weight + model.ln_final.bias
 variants = {
     "right: its own LayerNorm": read_out(model, streams),
     "the last depth's scale": model.unembed(stale),
@@ -365,7 +365,7 @@ plots.plot_depths(
 )
 
 # %% [markdown]
-# Mind the left end of the figure. `pocket` ties its embedding to its unembedding, so at depth 0 the lens mostly says the word that it was just given. A sharp lens is not a knowing lens: **confidence must be read beside correctness**.
+# (Shuffled answers to *is / are* are right half of the time, so they emerge as well.) Mind the left end of the figure. `pocket` ties its embedding to its unembedding, so at depth 0 the lens mostly says the word that it was just given. A sharp lens is not a knowing lens: **confidence must be read beside correctness**.
 #
 # ### In your own words · 1
 # *2 points, graded by a person*
@@ -646,7 +646,7 @@ at_noun = {
     "patch: share of the answer that moves": moved(agreement, "subject"),
     "lens: share of the answer that it shows": shown(agreement, "subject"),
     "probe: singular or plural, new nouns": probe_accuracy(shuffle=False),
-    "probe, labels shuffled": probe_accuracy(shuffle=True),
+    "probe, labels shuffled (mean of 5)": torch.stack([probe_accuracy(shuffle=True) for _ in range(5)]).mean(dim=0),
 }
 plots.plot_depths(
     at_noun,
@@ -696,7 +696,7 @@ plots.plot_sites(
     "the lens shows this much of the answer here",
     "a patch here moves this much of it",
     "What the lens shows at a place is not what the model uses there",
-    corners={(-0.45, 1.12): "nothing to see, or the wrong way, and used", (0.22, -0.1): "to be seen, and not used"},
+    corners={(-0.45, 1.12): "nothing to see, or the wrong way, and used", (0.22, 0.06): "to be seen, and not used"},
     chance=0,
 )
 
@@ -1078,7 +1078,7 @@ ratio = (
 )
 print(f"a step along the least visible direction moves the logits {ratio:.0%} as far as a random one")
 plots.plot_depths(
-    effect, "KL that the push makes (nats)", "What the lens sees of a push, and what the model makes of it", log=True
+    effect, "KL that the push makes (nats)", "A push that the lens hardly sees still reaches the output", log=True
 )
 
 # %% tags=["experiment", "finding"]
