@@ -1,12 +1,16 @@
 """The third of the three numbers: answers by somebody who has not seen the cases."""
 
 import pytest
-from blind.superposition import RIGHT, WRONG
+from blind import logit_lens, superposition
 
 from mechlib import exercises
 from mechlib.checker import run
 
 pytestmark = pytest.mark.student
+
+TOPICS = [superposition, logit_lens]
+WRONG = [row for topic in TOPICS for row in topic.WRONG]
+RIGHT = [row for topic in TOPICS for row in topic.RIGHT]
 
 
 def answers(rows):
@@ -25,5 +29,6 @@ def test_right_answers_are_accepted(id, answer):
     assert run(exercises.get(id), answer).status == "pass"
 
 
-def test_the_ten_typical_ones_are_told_by_their_own_sentence():
-    assert [name for id, name, answer, _ in WRONG[:10] if run(exercises.get(id), answer).mistake is None] == []
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.__name__)
+def test_the_ten_typical_ones_are_told_by_their_own_sentence(topic):
+    assert [name for id, name, answer, _ in topic.WRONG[:10] if run(exercises.get(id), answer).mistake is None] == []

@@ -676,7 +676,7 @@ def value_cases(seed: int) -> Iterable[Case]:
     )
 
 
-def _centred(model: Any, values: Tensor) -> Tensor:
+def _centred(values: Tensor) -> Tensor:
     return values - values.mean(dim=-1, keepdim=True)
 
 
@@ -708,8 +708,13 @@ VALUE_VECTOR_TOKENS = Exercise(
         ),
         Mistake(
             "no_weight",
-            lambda model, layer, k: (_centred(model, model.W_out[layer]) @ model.W_U).topk(k).indices,
+            lambda model, layer, k: (_centred(model.W_out[layer]) @ model.W_U).topk(k).indices,
             "The value vectors are centred, but not multiplied by the final LayerNorm's weight.",
+        ),
+        Mistake(
+            "centred_afterwards",
+            lambda model, layer, k: (_centred(model.W_out[layer] * model.ln_final.weight) @ model.W_U).topk(k).indices,
+            "The value vectors are multiplied by the weight first and centred then. The LayerNorm does it the other way round.",
         ),
         Mistake(
             "whole_norm",
@@ -906,7 +911,8 @@ ERASE_DIRECTION = Exercise(
 
 def tuned_lens_cases(seed: int) -> Iterable[Case]:
     for n_layers, d_model in ((3, 5), (1, 4)):
-        yield Case({"n_layers": n_layers, "d_model": d_model}, drive="construct", part="start")
+        arguments = {"n_layers": n_layers, "d_model": d_model}
+        yield Case(arguments, drive="construct", part="start", compare=_same_parameters)
 
     def case(n_layers: int, batch: int, length: int, d_model: int, note: str = "") -> Case:
         weight, bias = draw(seed, n_layers, d_model, d_model), draw(seed + 1, n_layers, d_model)
@@ -926,6 +932,11 @@ def tuned_lens_cases(seed: int) -> Iterable[Case]:
     yield case(2, 3, 2, 2, "as many layers, positions and dimensions")
     yield case(1, 5, 2, 3, "a single layer")
     yield case(3, 3, 3, 3, "every axis has length 3")
+
+
+def _same_parameters(expected: Any, got: Any) -> Difference | None:
+    """Parameters by name, in whatever order they were made."""
+    return close(*(dict(sorted(outcome.items())) for outcome in (expected, got)))
 
 
 def tuned_lens(
@@ -1061,7 +1072,21 @@ def loss_cases(seed: int) -> Iterable[Case]:
     yield Case(inputs(4, 3, 4, 9, scale=120.0), note="logits as large as 300")
     yield Case(inputs(2, 2, 2, 2), note="every axis has length 2")
     yield Case(inputs(3, 3, 4, 6), drive="gradient", settings={"wrt": "lens_logits"}, note="the lens must learn")
-    yield Case(inputs(3, 3, 4, 6), drive="gradient", settings={"wrt": "final_logits"}, note="the model must not learn")
+    yield Case(
+        inputs(3, 3, 4, 6),
+        drive="gradient",
+        settings={"wrt": "final_logits"},
+        note="the model must not learn",
+        compare=_model_untouched,
+    )
+
+
+def _model_untouched(expected: Any, got: Any) -> Difference | None:
+    """The same loss, and the same answer to whether a gradient reaches the model."""
+    reached = [outcome["gradient"] is not None for outcome in (expected, got)]
+    if reached[0] != reached[1]:
+        return Difference("gradient", "A gradient reaches final_logits: the model would learn as well.")
+    return close(expected["value"], got["value"])
 
 
 def lens_loss(reduce: Callable[[Tensor, Tensor], Tensor], reverse: bool = False, detach: bool = True) -> Callable:

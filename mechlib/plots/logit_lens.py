@@ -96,7 +96,8 @@ def plot_depths(
             depths = range(len(mean))
             axis.plot(depths, mean.tolist(), color=colour, ls=style, marker=marker, ms=4, lw=1.4, label=name)
             if interval:
-                axis.fill_between(depths, *[bound.tolist() for bound in interval], color=colour, alpha=0.25, lw=0)
+                low, high = (bound.tolist() for bound in interval)
+                axis.fill_between(depths, low, high, color=colour, alpha=0.25, lw=0)
         if reference is not None:
             axis.axhline(reference, color="0.5", lw=0.9, ls=(0, (6, 3)), zorder=0, label=reference_label)
         axis.set_xticks(range(len(mean)))
