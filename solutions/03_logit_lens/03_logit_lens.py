@@ -707,9 +707,16 @@ print(
     any(abs(x) < 0.15 and y > 0.75 for x, y in points),
 )
 print(
+    "Places where the lens leans the wrong way by over 25% of it and a patch moves over 75%:",
+    any(x < -0.25 and y > 0.75 for x, y in points),
+)
+print(
     "Places where the lens shows over 15% of the answer and a patch moves under 5%:",
     any(x > 0.15 and abs(y) < 0.05 for x, y in points),
 )
+
+# %% [markdown]
+# All four corners are inhabited, or nearly. At a profession, the lens even leans to the *wrong* pronoun while the vector settles the right one.
 
 # %% [markdown]
 # Now let the patchscope *decode*: take the vector at the noun in one sentence, and put it into the noun's place in **another** sentence with another wording. If the model then conjugates like the source, the vector carries the number in a form that the model can read.
