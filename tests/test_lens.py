@@ -115,6 +115,14 @@ def test_kl_and_entropy_know_the_closed_forms():
     torch.testing.assert_close(lens.kl_to_final(logits), wanted)
 
 
+def test_the_interval_of_a_mean():
+    mean, low, high = lens.mean_interval(torch.arange(400.0))
+    error = 1.96 * torch.arange(400.0).std().item() / 20  # the normal approximation
+    assert mean == pytest.approx(199.5) and high - low == pytest.approx(2 * error, rel=0.1)
+    assert low == pytest.approx(199.5 - error, abs=2)
+    assert lens.mean_interval(torch.full((7,), 2.0)) == (2.0, 2.0, 2.0)
+
+
 # ---- sub-updates
 
 
@@ -133,7 +141,7 @@ def test_attention_only_models_have_no_sub_updates(name):
     with pytest.raises(ValueError, match="attention only: it has no MLP neurons"):
         lens.sub_updates(MODELS[name](), TOKENS, 0)
     with pytest.raises(ValueError, match="attention only"):
-        lens.value_vector_tokens(MODELS[name](), 0)
+        lens.value_vector_tokens(MODELS[name](), 0, k=3)
 
 
 @pytest.mark.parametrize("build", [recipes.gpt2, lambda seed, processed=False: load("pocket", "cpu", processed)])

@@ -39,7 +39,6 @@ except ImportError:  # in Colab, or in a bare folder: install it once; the torch
 import torch
 from einops import einsum
 from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from mechlib import plots, tasks
@@ -583,7 +582,7 @@ for name, source in (("0", zero_bit), ("1", one_bit)):
 #
 # - How much of that shift does the **lens** show at the noun? (0: none, 1: all of it.)
 # - How much of it moves if only the noun's vector is taken from the twin, a **patch**? (The later layers run on.)
-# - Can a **probe**, a logistic regression, tell singular from plural from that vector, for *nouns that it has not seen*? Its control is the same probe trained on **shuffled labels**.
+# - Can a **probe**, a linear regression, tell singular from plural from that vector, for *nouns that it has not seen*? Its control is the same probe trained on **shuffled labels**.
 
 
 # %% tags=["experiment"]
@@ -635,11 +634,15 @@ def nouns(prompts, new):
     return at(residual_streams(model, tokens_of(prompts)), where)[:, which], plural[which]
 
 
-def probe_accuracy(shuffle):
+def probe_accuracy(shuffle, ridge=10.0):
+    """At each depth, how often a ridge regression (1 for plural, -1 for singular) has the right sign on new nouns."""
     (vectors, labels), (new, truth) = nouns(learn, False), nouns(agreement, True)
     labels = labels[torch.randperm(len(labels), generator=generator)] if shuffle else labels
-    fits = [LogisticRegression(C=0.1, max_iter=5000).fit(x.numpy(), labels.numpy()) for x in vectors]
-    return torch.tensor([fit.score(x.numpy(), truth.numpy()) for fit, x in zip(fits, new)])
+    centre = vectors.mean(dim=1, keepdim=True)
+    x, y = vectors - centre, 2.0 * labels - 1
+    weights = torch.linalg.solve(x.mT @ x + ridge * torch.eye(x.shape[-1]), x.mT @ (y - y.mean()))
+    says_plural = einsum(new - centre, weights, "depth prompt d_model, depth d_model -> depth prompt") + y.mean() > 0
+    return (says_plural == truth).float().mean(dim=1)
 
 
 at_noun = {
