@@ -1114,7 +1114,7 @@ print(
 # - **A full lens is not a cause.** Some sites speak and nobody listens. Act on it (act 6).
 # - **The normalisation is a choice**, and the tuned lens is a trained one (acts 2 and 7).
 # - **The examples are ours.** A grid of one prompt persuades; shares over many prompts, beside a twin and a shuffled answer, inform.
-# - **One model is an anecdote.** Put `pocket-seed-1`, the same recipe from another seed, into the set-up cell. When we did, what the `finding` cells print repeated, with two exceptions: there a vector from the last depth did speak in another sentence (act 5), and the factor of three of act 8 was not reached.
+# - **One model is an anecdote.** Put `pocket-seed-1`, the same recipe from another seed, into the set-up cell. When we did, what the `finding` cells print repeated, with three exceptions: there no place leaned so far the wrong way, a vector from the last depth did speak in another sentence (both act 5), and the factor of three of act 8 was not reached. (The printed shares and KLs differ, of course.)
 # - **The prompts come from the model's own small world.** In other models the story may be another one: there the country may well show on the way.
 #
 # ## Going on
