@@ -936,7 +936,7 @@ def tuned_lens_cases(seed: int) -> Iterable[Case]:
 
 def _same_parameters(expected: Any, got: Any) -> Difference | None:
     """Parameters by name, in whatever order they were made."""
-    return close(*(dict(sorted(outcome.items())) for outcome in (expected, got)))
+    return close(dict(sorted(expected.items())), dict(sorted(got.items())))
 
 
 def tuned_lens(
