@@ -40,6 +40,13 @@ FIGURES = {
     "against_random": lambda: plots.plot_against_random(
         {"g": ({"a": 1.0, "b": 2.0}, [1.0, 1.1]), "h": ({"a": 1.5}, [0.9])}, "x", reference=1.0
     ),
+    "lens_grid": lambda: plots.plot_lens_grid([["is"] * 4] * 3, D[:, :4], ["a", "b", "c", "d"], "t"),
+    "lens_and_shares": lambda: plots.plot_lens_and_shares(
+        [["is"] * 4] * 3, D[:, :4], ["a", "b", "c", "d"], {"m": {"x": [0.5] * 3, "y": [0.5] * 3}}, "t"
+    ),
+    "depths": lambda: plots.plot_depths({"a": D[0], "b": (D[1], D[1] - 0.1, D[1] + 0.1)}, "y", "t", reference=0.5),
+    "sites": lambda: plots.plot_sites({"a": ([0.5], [1.0])}, "x", "y", "t", {(0.4, 1.0): "here"}, chance=0.5),
+    "depth_matrix": lambda: plots.plot_depth_matrix(D[:, :4], "x", "y", "t"),
 }
 
 

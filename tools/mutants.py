@@ -67,6 +67,29 @@ REASONS: dict[tuple[str, str], str] = {
         "return ((response != 0) & (response >= threshold * largest)).sum(dim=-1)",
     ): "after a ReLU nothing is negative",
     **{
+        ("logit_lens.value_vector_tokens", line.replace("-1", dim)): "W_out[layer] has two axes: 1 is the last one"
+        for dim in ("1", "+1")
+        for line in (
+            "centred = values - values.mean(dim=-1, keepdim=True)",
+            "return (centred * model.ln_final.weight @ model.W_U).topk(k, dim=-1).indices",
+        )
+    },
+    **{
+        ("logit_lens.erase_direction", line.replace("-1", dim)): "one vector a prompt has two axes: 1 is the last one"
+        for dim in ("1", "+1")
+        for line in (
+            "unit = directions / directions.norm(dim=-1, keepdim=True)",
+            "edited[rows, positions] = here - (here * unit).sum(dim=-1, keepdim=True) * unit",
+        )
+    },
+    **{
+        (
+            "logit_lens.blind_direction",
+            f"return torch.linalg.eigh(scores + scores.trace() {sign} mean).eigenvectors[:, 0]",
+        ): "a large number added to every entry lifts the mean out of the way just as well"
+        for sign in ("+", "-", "/", "//")
+    },
+    **{
         ("superposition.absolute_value_weights", line.replace("+", operator)): EVEN
         for operator in "|^"
         for line in (
