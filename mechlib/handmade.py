@@ -374,7 +374,12 @@ def induction(n_words: int = 20, n_ctx: int = 64, seed: int = 0) -> Blueprint:
         v 1.0                     20        0
         pattern 1.0                0       20
     """
-    plan = Blueprint([f"w{i}" for i in range(n_words)], n_ctx, n_heads=2, seed=seed)
+    return build_induction_circuit([f"w{i}" for i in range(n_words)], n_ctx, seed)
+
+
+def build_induction_circuit(words: Sequence[str], n_ctx: int, seed: int = 0) -> Blueprint:
+    """The plan of `induction` for any words: a previous-token head (0.1), and an induction head (1.0) that reads it."""
+    plan = Blueprint(words, n_ctx, n_heads=2, seed=seed)
     n_vocab = len(plan.words)
     token = plan.space("token", n_vocab)  # which word stands here
     previous = plan.space("previous", n_vocab)  # which word stands just before
