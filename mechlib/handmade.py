@@ -183,6 +183,10 @@ class Blueprint:
 
     def build(self, device: str | torch.device | None = None) -> Any:
         """The model as a TransformerBridge: eval mode, no gradients for parameters, a word-level tokenizer."""
+        return models.bridge(self.network(), word_tokenizer(self.words), device=device)
+
+    def network(self) -> Any:
+        """The model as transformers' own GPT-2."""
         from transformers import GPT2Config, GPT2LMHeadModel
 
         d_head, d_mlp = self.d_head, max([1, *(len(mlp.neurons) for mlp in self.mlps.values())])
@@ -212,7 +216,7 @@ class Blueprint:
                 self._write_head(network.transformer.h[layer].attn, index, head)
             for layer, mlp in self.mlps.items():
                 self._write_mlp(network.transformer.h[layer].mlp, mlp)
-        return models.bridge(network, word_tokenizer(self.words), device=device)
+        return network
 
     def _write(self, weight: Float[Tensor, "rows d_model"], part: str) -> None:
         for space, table in self._written[part]:

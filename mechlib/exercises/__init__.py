@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 from mechlib.checker.exercise import Exercise
 
+# In the order of the chapters; each names a module here and the first half of its exercises' ids.
 TOPICS = [
-    "superposition"
-]  # in the order of the chapters; each names a module here and the first half of its exercises' ids
+    "superposition",
+    "induction",
+]
 
 
 class UnknownExercise(KeyError):
