@@ -32,6 +32,16 @@ FIGURES = {
     "loss_curves": lambda: plots.plot_loss_curves({"a": D[0], "b": D[1]}, 100, "t"),
     "lines": lambda: plots.plot_lines([0, 0.5, 1], {"a": D[:, 0], "b": [1, 2, 3]}, "x", "y", reference=1.0),
     "neurons": lambda: plots.plot_neurons(W, LABELS, "t"),
+    "by_position": lambda: plots.plot_by_position({"a": D[0], "b": D[1]}, "loss", "t", {3: "again"}),
+    "grids": lambda: plots.plot_grids({"a": D, "b": -D}, LABELS, list("uvwxyz"), "t", signed=True),
+    "attention": lambda: plots.plot_attention({"0.1": D[:, :3], "1.0": D[:, 3:]}, LABELS, "t"),
+    "head_effects": lambda: plots.plot_head_effects({"zero": D[:2], "mean": D[1:]}, "loss", "t"),
+    "head_effects_linear": lambda: plots.plot_head_effects({"zero": -D}, "loss", log=False),
+    "circuits": lambda: plots.plot_circuits({"a": D, "b": D - 0.5}, LABELS, list("uvwxyz"), "t", [(0, 1)]),
+    "spectra": lambda: plots.plot_spectra({"a": D[0], "b": D[1]}, "t", width=9),
+    "training": lambda: plots.plot_training(
+        [1, 2, 5], {"loss": {"a": [3, 2, 1]}, "score": {"b": [0, 1, 2]}}, "t", (2, 4)
+    ),
 }
 
 

@@ -5,6 +5,15 @@ by the caller. Signed quantities use a diverging map centred at zero. Figures ar
 with all of them must stay light.
 """
 
+from mechlib.plots.induction import (
+    plot_attention,
+    plot_by_position,
+    plot_circuits,
+    plot_grids,
+    plot_head_effects,
+    plot_spectra,
+    plot_training,
+)
 from mechlib.plots.style import COLOURS, SIGNED, STYLE
 from mechlib.plots.superposition import (
     plot_dimensionality,
@@ -31,4 +40,11 @@ __all__ = [
     "plot_neurons",
     "plot_phase_diagram",
     "plot_shares",
+    "plot_attention",
+    "plot_by_position",
+    "plot_circuits",
+    "plot_grids",
+    "plot_head_effects",
+    "plot_spectra",
+    "plot_training",
 ]
