@@ -48,25 +48,20 @@ def duplicate_token_score(pattern: Pattern, tokens: Int[Tensor, "batch position"
 
     0 if no token occurs twice.
     """
-    return _mean_attention(pattern, earlier_occurrences(tokens))
+    wanted = earlier_occurrences(tokens)
+    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=-1).sum().clamp(min=1)
 
 
 def induction_score(pattern: Pattern, tokens: Int[Tensor, "batch position"]) -> Float[Tensor, "head"]:
     """Each head's attention to the tokens right after earlier occurrences of the current token, averaged over the
     positions that have one. 0 if no token occurs twice (Olsson et al. 2022: "prefix matching")."""
-    # The last column of earlier_occurrences is empty, so nothing wraps around.
-    return _mean_attention(pattern, earlier_occurrences(tokens).roll(1, dims=-1))
+    wanted = earlier_occurrences(tokens).roll(1, dims=-1)  # its last column is empty, so nothing wraps around
+    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=-1).sum().clamp(min=1)
 
 
 def earlier_occurrences(tokens: Int[Tensor, "batch position"]) -> Bool[Tensor, "batch query key"]:
     """Where the key comes before the query and holds the same token."""
     return (tokens[:, :, None] == tokens[:, None, :]).tril(diagonal=-1)
-
-
-def _mean_attention(pattern: Pattern, wanted: Bool[Tensor, "batch query key"]) -> Float[Tensor, "head"]:
-    """The attention that falls on the wanted keys, averaged over the queries that want any."""
-    attention = (pattern * wanted[:, None]).sum(dim=(0, 2, 3))
-    return attention / wanted.any(dim=-1).sum().clamp(min=1)
 
 
 # ---- weights

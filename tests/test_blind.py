@@ -1,10 +1,14 @@
 """The third of the three numbers: answers by somebody who has not seen the cases."""
 
 import pytest
-from blind.superposition import RIGHT, WRONG
+from blind import induction, superposition
 
 from mechlib import exercises
 from mechlib.checker import run
+
+TOPICS = [superposition, induction]
+WRONG = [row for topic in TOPICS for row in topic.WRONG]
+RIGHT = [row for topic in TOPICS for row in topic.RIGHT]
 
 pytestmark = pytest.mark.student
 
@@ -26,4 +30,6 @@ def test_right_answers_are_accepted(id, answer):
 
 
 def test_the_ten_typical_ones_are_told_by_their_own_sentence():
-    assert [name for id, name, answer, _ in WRONG[:10] if run(exercises.get(id), answer).mistake is None] == []
+    assert [
+        name for id, name, answer, _ in superposition.WRONG[:10] if run(exercises.get(id), answer).mistake is None
+    ] == []

@@ -149,6 +149,11 @@ PER_TOKEN_LOSS = Exercise(
             "This is one average. Keep every token's own loss: shape (batch, position - 1).",
         ),
         Mistake(
+            "averaged_over_the_batch",
+            lambda logits, tokens: _own_loss(logits, tokens).mean(dim=0),
+            "This averages over the prompts. Keep every token's own loss: shape (batch, position - 1).",
+        ),
+        Mistake(
             "bits",
             lambda logits, tokens: _own_loss(logits, tokens) / torch.tensor(2.0).log(),
             "This is in bits. The chapter counts in nats: use the natural logarithm.",
@@ -426,6 +431,11 @@ DUPLICATE_TOKEN_SCORE = Exercise(
             "Only the latest of the earlier occurrences is counted. Attention to any of them counts.",
         ),
         Mistake(
+            "first_occurrence_only",
+            lambda pattern, tokens: _share(pattern, _earlier(tokens) & (_earlier(tokens).cumsum(-1) == 1)),
+            "Only the first occurrence is counted. Attention to any earlier occurrence counts.",
+        ),
+        Mistake(
             "successor",
             lambda pattern, tokens: _share(pattern, _earlier(tokens).roll(1, dims=-1)),
             "This is the attention to the token *after* the earlier occurrence: the induction score, which comes next.",
@@ -496,6 +506,11 @@ INDUCTION_SCORE = Exercise(
             "duplicate",
             lambda pattern, tokens: _share(pattern, _earlier(tokens)),
             "This is the duplicate-token score. An induction head looks one position *after* the earlier occurrence.",
+        ),
+        Mistake(
+            "half_of_the_prompt",
+            lambda pattern, tokens: _diagonal(pattern, 1 - tokens.shape[1] // 2).mean(dim=(0, 2)),
+            "This measures one fixed distance, half of the prompt, at every position. Find the earlier occurrences from the tokens.",
         ),
         Mistake(
             "predecessor",
@@ -726,6 +741,11 @@ ABLATE_HEAD = Exercise(
             "The mean here runs over the dimensions of the head as well. Average over the reference prompts only (axis 0).",
         ),
         Mistake(
+            "always_zero",
+            lambda model, tokens, layer, head, method, reference: _ablated(model, tokens, layer, head, "zero", None),
+            'This puts in 0 for every method. "mean" and "resample" need a run on `reference`.',
+        ),
+        Mistake(
             "mean_of_itself",
             _own_mean,
             "The mean is taken over `tokens` themselves. Run the model on `reference`: the average must not know these prompts.",
@@ -855,6 +875,11 @@ COPYING_SCORE = Exercise(
             "absolute_argmax",
             lambda W_E, W_V, W_O, W_U: (_top(_circuit(W_E, W_V, W_O, W_U).abs()), _eigen(W_O @ W_U @ W_E @ W_V)),
             "This looks for the largest absolute change, so suppression counts as copying. Keep the sign.",
+        ),
+        Mistake(
+            "embedding_for_unembedding",
+            lambda W_E, W_V, W_O, W_U: (_top(_circuit(W_E, W_V, W_O, W_E.T)), _eigen(W_O @ W_E.T @ W_E @ W_V)),
+            "This reads the result with W_E. Logits come from W_U, which is another matrix in general.",
         ),
         Mistake(
             "without_the_head",
@@ -1021,6 +1046,15 @@ POSITIONAL_ATTENTION = Exercise(
             "Positions see the future here. Set the scores of later keys to -inf before the softmax.",
         ),
         Mistake(
+            "hides_the_past",
+            lambda x, W_Q, b_Q, W_K, b_K: (
+                ((x @ W_Q + b_Q) @ (x @ W_K + b_K).T / W_Q.shape[1] ** 0.5)
+                .masked_fill(torch.ones(len(x), len(x), dtype=torch.bool).tril(-1), -torch.inf)
+                .softmax(-1)
+            ),
+            "The mask hides the past instead of the future: with queries as rows, later keys lie *above* the diagonal.",
+        ),
+        Mistake(
             "mask_after_softmax",
             lambda x, W_Q, b_Q, W_K, b_K: _attention(x, W_Q, b_Q, W_K, b_K, mask=False).tril(),
             "Here the mask comes after the softmax, so rows no longer sum to 1. Mask the scores first.",
@@ -1163,6 +1197,13 @@ COMPOSITION_SCORE = Exercise(
             "not_normalised",
             lambda writer, reader, side: _frobenius(writer @ (reader.T if side == "K" else reader)),
             "The norm of the product grows with the heads' own sizes. Divide by both norms.",
+        ),
+        Mistake(
+            "cosine",
+            lambda writer, reader, side: (
+                (writer * (reader.T if side == "K" else reader)).sum() / (writer.norm() * reader.norm())
+            ),
+            "This is the cosine between the two matrices. The numerator is the norm of their *product*.",
         ),
         Mistake(
             "spectral_norm",
@@ -1403,6 +1444,16 @@ PATCH_KEYS = Exercise(
             "The keys of every head of the layer are patched. Only the receiver may notice: keys[:, :, head].",
         ),
         Mistake(
+            "the_whole_layer_sends",
+            lambda model, tokens, cache, source_cache, sender, receiver: _with_part(
+                model,
+                tokens,
+                receiver,
+                cache["resid_pre", receiver[0]] + source_cache["attn_out", sender[0]] - cache["attn_out", sender[0]],
+            ),
+            "This changes what the sender's whole layer says. Take the one head: its z times its own W_O.",
+        ),
+        Mistake(
             "everybody_notices",
             _total_effect,
             "This patches the sender's output for everybody who reads it. Only the receiver's keys may notice.",
@@ -1526,6 +1577,16 @@ def _own_norm(model: Any, cache: Any, targets: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def _log_probabilities(model: Any, cache: Any, targets: Tensor) -> Tensor:
+    out = []
+    for layer in range(model.cfg.n_layers):
+        said = torch.einsum("bphd,hdm->hbpm", cache["z", layer], model.W_O[layer])
+        normed = (said - said.mean(-1, keepdim=True)) / cache["ln_final.hook_scale"] * model.ln_final.weight
+        log_probs = (normed @ model.W_U).log_softmax(-1)
+        out.append(log_probs.gather(-1, targets[None, ..., None].expand(len(said), -1, -1, 1))[..., 0])
+    return torch.stack(out)
+
+
 HEAD_LOGIT_ATTRIBUTION = Exercise(
     id="induction.head_logit_attribution",
     chapter=CHAPTER,
@@ -1566,6 +1627,11 @@ HEAD_LOGIT_ATTRIBUTION = Exercise(
             "not_against_the_average",
             lambda model, cache, targets: _attributed(model, cache, targets, centre_logits=False),
             "This is the target's logit alone. Take away what the head adds to the average logit, which changes no probability.",
+        ),
+        Mistake(
+            "log_probabilities",
+            lambda model, cache, targets: _log_probabilities(model, cache, targets),
+            "This takes a log-softmax of each head by itself. Logits add up over heads, log-probabilities do not: take the logit less the mean logit.",
         ),
         Mistake(
             "heads_added_up",

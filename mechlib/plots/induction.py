@@ -47,7 +47,7 @@ def plot_grids(
     """
     limit = max(1e-6, *(grid.abs().max().item() for grid in grids.values()))
     with plt.rc_context(STYLE):
-        size = ((0.62 * len(columns) + 0.5) * len(grids) + 1.0, 0.42 * len(rows) + 1.5)
+        size = (max(4.6, (0.62 * len(columns) + 0.5) * len(grids) + 1.0), 0.42 * len(rows) + 1.5)
         figure, axes = plt.subplots(1, len(grids), figsize=size, squeeze=False)
         for k, (axis, (name, grid)) in enumerate(zip(axes.flat, grids.items())):
             values = grid.detach().float().cpu()
@@ -55,7 +55,8 @@ def plot_grids(
             axis.imshow(values.numpy(), cmap=colours, vmin=low, vmax=limit, aspect="auto")
             for (row, column), value in zip(torch.cartesian_prod(*map(torch.arange, values.shape)), values.flatten()):
                 dark = abs(value) > 0.6 * limit
-                axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="w" if dark else "k")
+                text = f"{value:.2f}".replace("-0.00", "0.00")
+                axis.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "k")
             axis.set_title(name, fontsize=8.5)
             axis.set_xticks(range(len(columns)), columns)
             axis.set_yticks(range(len(rows)), rows if k == 0 else [""] * len(rows))
