@@ -29,12 +29,7 @@ def ablate_head(
     itself. "resample" takes the head's output on `reference`, row by row, which must have the shape of `tokens`.
     Raises ValueError for another method, and for a reference that is missing or does not fit.
     """
-    if method not in ("zero", "mean", "resample"):
-        raise ValueError(f"method is 'zero', 'mean' or 'resample', not {method!r}")
-    if method != "zero" and (reference is None or reference.shape[1] != tokens.shape[1]):
-        raise ValueError(f"{method} ablation needs reference prompts as long as the tokens")
-    if method == "resample" and reference is not None and len(reference) != len(tokens):
-        raise ValueError("resample ablation needs as many reference prompts as there are rows of tokens")
+    _check(tokens, method, reference)
     name = f"blocks.{layer}.attn.hook_z"  # a head's output before W_O, which is linear
     replacement = torch.zeros(())  # broadcasts
     if reference is not None and method != "zero":
@@ -49,3 +44,12 @@ def ablate_head(
         return z
 
     return model.run_with_hooks(tokens, fwd_hooks=[(name, replace)])
+
+
+def _check(tokens: Tensor, method: str, reference: Tensor | None) -> None:
+    if method not in ("zero", "mean", "resample"):
+        raise ValueError(f"method is 'zero', 'mean' or 'resample', not {method!r}")
+    if method != "zero" and (reference is None or reference.shape[1] != tokens.shape[1]):
+        raise ValueError(f"{method} ablation needs reference prompts as long as the tokens")
+    if method == "resample" and reference is not None and len(reference) != len(tokens):
+        raise ValueError("resample ablation needs as many reference prompts as there are rows of tokens")

@@ -55,7 +55,7 @@ def plot_grids(
             axis.imshow(values.numpy(), cmap=colours, vmin=low, vmax=limit, aspect="auto")
             for (row, column), value in zip(torch.cartesian_prod(*map(torch.arange, values.shape)), values.flatten()):
                 dark = abs(value) > 0.6 * limit
-                text = f"{value:.2f}".replace("-0.00", "0.00")
+                text = f"{value:.2f}".replace("-0.00", "0.00")  # no negative zero
                 axis.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if dark else "k")
             axis.set_title(name, fontsize=8.5)
             axis.set_xticks(range(len(columns)), columns)

@@ -347,25 +347,32 @@ effects = {
     for method in ("zero", "mean", "resample")
 }
 plots.plot_head_effects(
-    effects, "rise of the loss (nats)", "Copying dies with heads of layer 0, and with no single head of layer 1"
+    effects, "rise of the loss (nats)", "Copying dies with two heads of layer 0, and with no single head of layer 1"
 )
 
 # %% tags=["experiment", "finding"]
 for method, effect in effects.items():
-    worst = effect.flatten().argsort(descending=True)[:3]
-    print(f"{method:8} hurts most for heads", ", ".join(label(index) for index in worst))
-ratio = (effects["resample"] / effects["zero"]).where(effects["resample"] > 0.2, 0)
-odd = ratio.argmax()
-values = ", ".join(f"{method} {effect.flatten()[odd]:.2f}" for method, effect in effects.items())
-print(f"The methods disagree most about head {label(odd)}: {values}")
+    worst = effect.flatten().argsort(descending=True)[:2]
+    print(f"{method:8} hurts most for heads", " and ".join(label(index) for index in worst))
+
+
+def compare(over: str, under: str) -> None:
+    """The head for which two methods differ by the largest factor, among those where the first does real harm."""
+    factor = (effects[over] / effects[under]).where(effects[over] > 0.5, 0)
+    values = ", ".join(f"{method} {effect.flatten()[factor.argmax()]:.1f}" for method, effect in effects.items())
+    print(f"{over} against {under} differs most for head {label(factor.argmax())}: {values}")
+
+
+compare("resample", "zero")
+compare("zero", "mean")
 
 # %% [markdown]
 # Three surprises.
 #
-# 1. **No induction head matters much.** There are four and each covers for the others. Ablating one thing at a time cannot see what is there more than once. (All four together: see the caveats.)
-# 2. **Other heads of layer 0 matter, although they look neither one back nor at duplicates.** What do they do? Act 4 finds out.
-# 3. **The three methods disagree.** Zero and mean *silence* a head; resample makes it *speak about another prompt*. Where a silent head is hardly missed and a wrong word is heard, resampling hurts many times as much. And
-#    zero is a value that no later layer has ever seen.
+# 1. **No induction head is indispensable.** There are four, and they cover for each other. Ablating one thing at a time cannot see what is there more than once. (All four together: see the caveats.)
+# 2. **Another head of layer 0 matters as much as the previous-token head**, although it looks neither one back nor at duplicates. What does it do? Act 4 finds out.
+# 3. **The three methods disagree**, by a factor of three, and in both directions. Mean *silences* a head: what it always says stays, its news is gone. Zero takes away what it always says as well, which no later layer has ever had to do
+#    without; so zero can hurt more than mean although no more information is lost. Resample makes the head *speak about another prompt*. Where silence is hardly missed but a wrong word is believed, it hurts much more than either.
 
 # %% [markdown]
 # ### In your own words · 1
@@ -658,7 +665,7 @@ plots.plot_grids(
     {f"{side}: read by the {what}" : excess[side] for side, what in zip("QKV", ("queries", "keys", "values"))},
     [f"0.{head}" for head in range(n_heads)],
     [f"1.{head}" for head in range(n_heads)],
-    "Composition beyond chance: layer 1 reads one head of layer 0 with its keys, the others with queries and values",
+    f"Composition beyond chance: the keys of layer 1 read head {label(previous_head)}, queries and values read others",
     signed=True,
     labels=("writes", "reads"),
 )  # fmt: skip
@@ -671,7 +678,7 @@ for side, above in excess.items():
     )
 
 # %% [markdown]
-# That fits the story. The keys of the induction heads read the previous-token head: a key then says "before me stood A", and the query "I am A" finds it. Their queries and values read the rewriters.
+# That fits the story. The keys of all induction heads read the previous-token head: a key then says "before me stood A", and the query "I am A" finds it. Their queries and values read the rewriters, the values less clearly.
 #
 # But it is a story still. A score says that a head *could* hear another. It does not say that anything depends on it.
 
