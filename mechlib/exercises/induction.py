@@ -1729,16 +1729,16 @@ def _circuit_found(out: Any, tokens: Tensor, length: int) -> Difference | None:
     previous = torch.stack([heads.previous_token_score(pattern) for pattern in out["patterns"]])
     induction = torch.stack([heads.induction_score(pattern, tokens) for pattern in out["patterns"]])
     for name, scores, even in (
-        ("previous-token", previous, _even(tokens, heads.previous_token_score)),
-        ("induction", induction, _even(tokens, heads.induction_score, tokens)),
+        ("a previous-token score", previous, _even(tokens, heads.previous_token_score)),
+        ("an induction score", induction, _even(tokens, heads.induction_score, tokens)),
     ):
         first, *rest = scores.flatten().sort(descending=True).values.tolist()
         if first < 0.99:
             return Difference(
-                "value", f"No head of your circuit has a {name} score of 0.99.", "0.99 or more", f"{first:.2f} at most"
+                "value", f"No head of your circuit has {name} of 0.99.", "0.99 or more", f"{first:.2f} at most"
             )
         if rest and rest[0] > even + ROOM:
-            sentence = f"More than one head has a {name} score above that of even attention. Leave the others idle."
+            sentence = f"More than one head has {name} above that of even attention. Leave the others idle."
             return Difference("value", sentence, f"{even + ROOM:.2f} at most for the second", f"{rest[0]:.2f}")
     if previous.amax(1).argmax() >= induction.amax(1).argmax():
         return Difference(

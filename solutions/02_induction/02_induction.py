@@ -744,12 +744,12 @@ plots.plot_grids(
     {"rise of the loss": edges},
     [f"0.{head}" for head in range(n_heads)],
     [f"1.{head}" for head in range(n_heads)],
-    "One edge at a time: each induction head's keys hear one head only",
+    f"One edge at a time: the keys hear head {label(previous_head)} alone",
     labels=("sender", "receiver's keys"),
 )
 
 # %% [markdown]
-# Every column has one cell that counts, and it is the previous-token head's. The numbers are small, because three other induction heads are still at work. So patch the keys of *all four*; the library's `path_patch` does what you wrote for several senders and receivers, and for queries and values.
+# Every column has one cell that counts, and it is the previous-token head's. The numbers are far below what the head's ablation cost, because three other induction heads are still at work. So patch the keys of *all four*; the library's `path_patch` does what you wrote for several senders and receivers, and for queries and values.
 # **Predict** the table: four senders, three inputs.
 
 # %% tags=["experiment"]
@@ -766,7 +766,7 @@ plots.plot_grids(
     {"rise of the loss (nats)": table},
     [f"0.{head}" for head in range(n_heads)],
     ["queries", "keys", "values"],
-    "The previous-token head works through keys, the rewriters through queries and values",
+    "Keys hear one head, queries and values others",
     labels=("sender", "of all four heads of layer 1"),
 )
 
@@ -781,7 +781,7 @@ print(
 )
 
 # %% [markdown]
-# This is the circuit, and now it is proved: the edge from the previous-token head to the keys carries the copying; the *same change of the same head*, sent to the queries, to the values or straight to the logits, does next to nothing. Those paths are the control: had the patch simply broken the model, they would have
+# This is the circuit, and now it is proved, on these prompts: the edge from the previous-token head to the keys carries the copying; the *same change of the same head*, sent to the queries, to the values or straight to the logits, does next to nothing. Those paths are the control: had the patch simply broken the model, they would have
 # hurt as well.
 
 # %% [markdown]
@@ -808,7 +808,7 @@ plots.plot_training(
         "loss (nats)": {name: history[name] for name in ("first copy", "second copy")},
         "best head's score": {name: history[name] for name in ("previous token", "induction", "duplicate token")},
     },
-    "The ability to copy, and the two heads, appear together within a few hundred steps",
+    f"Copying appears within {steps[steepest + 1] - steps[steepest]} steps, once the previous-token head is there",
     (steps[steepest], steps[steepest + 1]),
 )
 
@@ -822,7 +822,8 @@ halfway = {
 print("First checkpoint with half of the final score:", ", ".join(f"{kind} {step}" for kind, step in halfway.items()))
 
 # %% [markdown]
-# Neither head is of any use without the other, so for a while nothing happens, and then both happen. Large models show the same bump in their loss curve (Olsson et al. 2022). The checkpoints *correlate* two things, though; what showed that one needs the other was the patch.
+# For hundreds of steps nothing, then everything at once: large models show the same drop in their loss curve (Olsson et al. 2022). An induction head is of no use without a previous-token head, so it has to wait for one. And why should a previous-token head appear, with nobody to listen to it? Act 4 told: this one has
+# another job, the skip-trigrams. So the order fits the circuit. But checkpoints only *correlate*; what showed that one head needs the other was the patch.
 
 # %% [markdown]
 # ## 8. Build one
@@ -930,8 +931,8 @@ for which, at in (("first", 2), ("second", 6)):
     print(f"trained model, after the {which} of the two: the right word {correct:.2f}, the other one {other:.2f}")
 
 # %% [markdown]
-# Your circuit knows one word of context, so it takes a vote among all earlier successors. One each, and it hedges; one position later b has been seen twice, and it is outvoted, surely and wrongly. The trained model
-# mostly says the right word both times. How it knows is the first of the open questions below.
+# Your circuit knows one word of context, so it takes a vote among all earlier successors. One each, and it hedges; two places later b has been seen twice, and the right c is outvoted. The trained model knows no better: it votes as well, with a
+# liking for the later of two, and never met such a segment in training. Induction, as it stands here, is a rule about *one* word.
 #
 # ### In your own words · 2
 # *2 points, graded by a person*
@@ -954,8 +955,8 @@ for which, at in (("first", 2), ("second", 6)):
 
 def resample_all(layer: int) -> float:
     """The rise of the loss if every head of a layer speaks about the other prompts."""
-    name = f"blocks.{layer}.attn.hook_z"
-    return loss_again(model.run_with_hooks(tokens, fwd_hooks=[(name, lambda z, hook: others_cache[name])])) - intact
+    site = f"blocks.{layer}.attn.hook_z"
+    return loss_again(model.run_with_hooks(tokens, fwd_hooks=[(site, lambda z, hook: others_cache[site])])) - intact
 
 
 print(
@@ -983,7 +984,7 @@ print(
 #
 # ## Going on
 #
-# 1. **Why is the trained model better in the ambiguous case?** It may read two words of context. Find the head that tells it (look two back), and prove it with `path_patch`. *A good answer shows an edge whose patch costs the ambiguous words and leaves the others alone.*
+# 1. **Why does the trained model like the later of two successors?** Is it where the induction heads look, or what they say once they look at both? *A good answer measures both, and shows by an intervention which one decides.*
 # 2. **Extend your circuit** so that it resolves the ambiguity from two words of context, with a second previous-token head. *A good answer passes exercise 11's check, is right on "a b a c", and says where it still fails.*
 # 3. **Where does induction sit in a model with MLPs?** Repeat acts 2 and 6 on `load("pocket")`, which has four layers. *A good answer names the heads, compares `mlps="frozen"` with `mlps="recomputed"`, and says what the difference means.*
 #
