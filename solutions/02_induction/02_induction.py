@@ -50,7 +50,6 @@ from mechlib.recipes import attn_only_2l
 torch.manual_seed(0)  # the one seed of this notebook
 generator = torch.Generator().manual_seed(0)
 torch.set_num_threads(1)  # the model is so small that more threads only get into each other's way
-torch.set_grad_enabled(False)  # nothing is trained here
 
 model = load("attn-only-2l", device="cpu")  # two layers of four heads, no MLPs, 254 words
 names = [model.tokenizer.decode(token).strip() for token in range(model.cfg.d_vocab)]
