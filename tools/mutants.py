@@ -36,6 +36,7 @@ NEEDS_ARGUMENTS = {"core/VariableReplacer", "core/VariableInserter"}
 NEVER = "a uniform draw that is exactly equal has probability 2^-24"
 NORM = "a norm is never negative, so this says the same"
 EVEN = "2 * feature is even, so setting or flipping its last bit adds 1"
+COUNTS = "a word with k occurrences has k - 1 queries that look back and k - 1 keys to look at: the same count"
 AXES = "the last axis under its other name"
 CHUNK = "only how many rows are multiplied at a time"
 KEY_BIAS = "a bias of the keys adds the same to all of a query's scores, which a softmax does not see"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -647,7 +648,7 @@ def _ablated_output(model: Any, tokens: Tensor, layer: int, head: int, method: s
 
 def _whole_layer(model: Any, tokens: Tensor, layer: int, head: int, method: str, reference: Tensor | None) -> Tensor:
     name = f"blocks.{layer}.attn.hook_z"
-    new = 0 if method == "zero" else model.run_with_cache(reference)[1][name]
+    new: Any = 0 if method == "zero" else model.run_with_cache(reference)[1][name]
     new = new.mean(0) if method == "mean" else new
 
     def edit(z: Tensor) -> None:
@@ -660,7 +661,7 @@ def _position_for_head(
     model: Any, tokens: Tensor, layer: int, head: int, method: str, reference: Tensor | None
 ) -> Tensor:
     name = f"blocks.{layer}.attn.hook_z"
-    new = 0 if method == "zero" else model.run_with_cache(reference)[1][name][:, head]
+    new: Any = 0 if method == "zero" else model.run_with_cache(reference)[1][name][:, head]
     new = new.mean(0) if method == "mean" else new
 
     def edit(z: Tensor) -> None:
@@ -692,7 +693,7 @@ def _added(model: Any, tokens: Tensor, layer: int, head: int, method: str, refer
 
 def _no_attention(model: Any, tokens: Tensor, layer: int, head: int, method: str, reference: Tensor | None) -> Tensor:
     name = f"blocks.{layer}.attn.hook_pattern"
-    new = 0 if method == "zero" else model.run_with_cache(reference)[1][name][:, head]
+    new: Any = 0 if method == "zero" else model.run_with_cache(reference)[1][name][:, head]
     new = new.mean(0) if method == "mean" else new
 
     def edit(pattern: Tensor) -> None:
@@ -1143,8 +1144,12 @@ def _composition_cases(seed: int) -> Iterable[Case]:
         yield Case(
             {"writer": one, "reader": match, "side": side},
             note="a reader whose keys read what is written",
-            truth=fact(lambda score, value=value: abs(score - value) < 1e-5, sentence),
+            truth=fact(partial(_near, value), sentence),
         )
+
+
+def _near(value: float, score: Tensor) -> Tensor:
+    return (score - value).abs() < 1e-5
 
 
 def _frobenius(matrix: Tensor) -> Tensor:
