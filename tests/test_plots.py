@@ -47,6 +47,15 @@ FIGURES = {
     "depths": lambda: plots.plot_depths({"a": D[0], "b": (D[1], D[1] - 0.1, D[1] + 0.1)}, "y", "t", reference=0.5),
     "sites": lambda: plots.plot_sites({"a": ([0.5], [1.0])}, "x", "y", "t", {(0.4, 1.0): "here"}, chance=0.5),
     "depth_matrix": lambda: plots.plot_depth_matrix(D[:, :4], "x", "y", "t"),
+    "tables": lambda: plots.plot_tables({"a": D, "b": -D}, LABELS, list("uvwxyz"), "t", signed=True),
+    "attention": lambda: plots.plot_attention({"0.1": D[:, :3], "1.0": D[:, 3:]}, LABELS, "t"),
+    "head_effects": lambda: plots.plot_head_effects({"zero": D[:2], "mean": D[1:]}, "loss", "t"),
+    "head_effects_linear": lambda: plots.plot_head_effects({"zero": -D}, "loss", log=False),
+    "circuits": lambda: plots.plot_circuits({"a": D, "b": D - 0.5}, LABELS, list("uvwxyz"), "t", [(0, 1)]),
+    "spectra": lambda: plots.plot_spectra({"a": D[0], "b": D[1]}, "t", width=9),
+    "training": lambda: plots.plot_training(
+        [1, 2, 5], {"loss": {"a": [3, 2, 1]}, "score": {"b": [0, 1, 2]}}, "t", (2, 4)
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from mechlib.checker.exercise import Exercise
 TOPICS = [
     "residual_stream",
     "superposition",
+    "induction",
     "logit_lens",
 ]  # in the order of the chapters; each names a module here and the first half of its exercises' ids
 

@@ -215,14 +215,14 @@ def _reading(change: Callable[[Tensor], Tensor]) -> Callable:
 
 
 def _add_and_remove(model: Any, tokens: Tensor, name: str) -> Tensor:
-    seen = {}
+    seen: dict[str, Any] = {}
     with model.hooks(fwd_hooks=[(name, lambda activation, hook: seen.update(it=activation.detach()))]):
         model(tokens)
     return seen["it"]
 
 
 def _hook_left(model: Any, tokens: Tensor, name: str) -> Tensor:
-    seen = {}
+    seen: dict[str, Any] = {}
     model.add_hook(name, lambda activation, hook: seen.update(it=activation.detach()))
     model(tokens)
     return seen["it"]

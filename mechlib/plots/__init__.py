@@ -5,6 +5,15 @@ by the caller. Signed quantities use a diverging map centred at zero. Figures ar
 with all of them must stay light.
 """
 
+from mechlib.plots.induction import (
+    plot_attention,
+    plot_by_position,
+    plot_circuits,
+    plot_head_effects,
+    plot_spectra,
+    plot_tables,
+    plot_training,
+)
 from mechlib.plots.logit_lens import (
     plot_depth_matrix,
     plot_depths,
@@ -48,4 +57,11 @@ __all__ = [
     "plot_shares",
     "plot_sum",
     "plot_sites",
+    "plot_attention",
+    "plot_by_position",
+    "plot_circuits",
+    "plot_tables",
+    "plot_head_effects",
+    "plot_spectra",
+    "plot_training",
 ]
