@@ -8,10 +8,10 @@ last checkpoint and ends with the same weights as an uninterrupted one (on a CPU
 import argparse
 import datetime
 import hashlib
-import importlib
 import json
 import math
 import os
+import pkgutil
 import shutil
 import sys
 import time
@@ -24,7 +24,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-RECIPES = {"attn-only-2l": "mechlib.recipes.attn_only_2l", "pocket": "mechlib.recipes.pocket"}
+from mechlib.models import circuit as truth
+from mechlib.models.circuit import Circuit
+
+RECIPES = {
+    "attn-only-2l": "mechlib.recipes.attn_only_2l:RECIPE",
+    "ioi-known": "mechlib.recipes.ioi_known:RECIPE",
+    "ioi-known-2": "mechlib.recipes.ioi_known:SECOND",
+    "ioi-known-hard": "mechlib.recipes.ioi_known:HARD",
+    "pocket": "mechlib.recipes.pocket:RECIPE",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Recipe:
     tokenizer: Callable[[], Any]
     rows: Callable[[int, int, int], Sequence[Sequence[int]]]  # seed, step, batch -> token ids
     steps: int
+    loss: Callable[..., Tensor] | None = None  # recipe, model, rows, seed, step -> loss; without it `language_loss`
     batch: int = 32
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.98)
@@ -48,12 +58,13 @@ class Recipe:
     probe_every: int = 250
     snapshots: tuple[int, ...] = ()  # steps after which the weights are kept
     weaknesses: tuple[str, ...] = field(default=())
+    circuit: Circuit | None = None  # which heads are made to carry what; measured again when the card is written
 
 
 def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
-    return importlib.import_module(RECIPES[name]).RECIPE
+    return pkgutil.resolve_name(RECIPES[name])
 
 
 def build(recipe: Recipe, tokenizer: Any, seed: int) -> Any:
@@ -91,7 +102,7 @@ def make_optimizer(recipe: Recipe, model: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
 
 
-def loss_of(model: Any, rows: Tensor) -> Tensor:
+def language_loss(model: Any, rows: Tensor) -> Tensor:
     """The mean cross-entropy of every token but the first, given those before it."""
     logits = model(rows).logits
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
@@ -127,7 +138,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
         rows = torch.tensor(recipe.rows(seed, step, recipe.batch), device=device)
-        loss = loss_of(model, rows)
+        loss = recipe.loss(recipe, model, rows, seed, step) if recipe.loss else language_loss(model, rows)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
