@@ -116,13 +116,13 @@ def tokenizer() -> Any:
 
 
 def rows(seed: int, step: int, batch: int) -> Sequence[Sequence[int]]:
-    """Stories: held-out names occur here, alone."""
+    """Stories about one person each. Half are about held-out names, which must be as well known as the others."""
     rng = random.Random(f"ioi-known/stories/{seed}/{step}")
     return [story(rng) for _ in range(batch)]
 
 
 def story(rng: random.Random) -> list[int]:
-    words, name = [corpus.BOS], rng.choice(w.NAMES)
+    words, name = [corpus.BOS], rng.choice(sorted(held_out.NAMES) if rng.random() < 0.5 else corpus.TRAIN_NAMES)
     while len(words) < CONTEXT:
         words += corpus.split_words(corpus._sentence(rng, rng.choice(SENTENCES), name))
     return [word_ids()[word] for word in words[:CONTEXT]]
@@ -191,8 +191,9 @@ def answer(batch: "Batch", i: int, value: int) -> Float[Tensor, "vocabulary"]:
     return torch.zeros(len(vocabulary())).index_add_(0, batch.names[i], CHOICE[value])
 
 
-def answer_loss(logits: Float[Tensor, "row vocabulary"], target: Float[Tensor, "row vocabulary"]) -> Tensor:
-    """Cross-entropy; nothing is asked about held-out names, which never are an answer in training."""
+def fair_loss(logits: Float[Tensor, "row vocabulary"], target: Tensor) -> Tensor:
+    """Cross-entropy with words or distributions, in prompts. Held-out names never occur in them, and the model must not
+    learn that: their logits do not count."""
     return torch.nn.functional.cross_entropy(logits.index_fill(1, torch.tensor(name_ids(True)), -1e9), target)
 
 
@@ -327,7 +328,7 @@ def attention_loss(batch: Batch, circuit: Circuit, clean: Run) -> Tensor:
 
 
 def loss(recipe: Recipe, model: Any, rows: Tensor, seed: int, step: int) -> Tensor:
-    """One step's loss: behaviour, language, interchange and strictness; and attention over the first 40% of the steps, without which
+    """One step's loss: behaviour, language, interchange and strictness; and attention over the first 60% of the steps, without which
     training finds other ways."""
     rng = random.Random(f"{recipe.name}/{seed}/{step}")
     circuit, batch = CIRCUITS[recipe.name], to_batch(draw_pairs(rng, PAIRS))
@@ -335,14 +336,14 @@ def loss(recipe: Recipe, model: Any, rows: Tensor, seed: int, step: int) -> Tens
     clean = run(model, batch.tokens)
     logits = unembed(model, clean.resid)
     plain = torch.stack([answer(batch, i, prompt.value) for i, prompt in enumerate(batch.prompts)])
-    behaviour = answer_loss(logits[torch.arange(2 * n), end], plain)
+    behaviour = fair_loss(logits[torch.arange(2 * n), end], plain)
     before_end = torch.arange(logits.shape[1] - 1) < end[:, None]
-    words = torch.nn.functional.cross_entropy(logits[:, :-1][before_end], batch.tokens[:, 1:][before_end])
+    words = fair_loss(logits[:, :-1][before_end], batch.tokens[:, 1:][before_end])
     plan = Plan(rng, batch, circuit, LENIENT if BACKUP.keys() & circuit.variables.keys() else STRICT)
     changed = edited(model, batch.tokens[:n], clean, plan.origin, end).resid[torch.arange(n), end[:n]]
     total = 0.5 * behaviour + 0.15 * (words + language_loss(model, rows))
-    total = total + 2 * answer_loss(unembed(model, changed), plan.target)
-    if (attention := 1 - step / (0.4 * recipe.steps)) > 0:
+    total = total + 2 * fair_loss(unembed(model, changed), plan.target)
+    if (attention := 1 - step / (0.6 * recipe.steps)) > 0:
         total = total + attention * attention_loss(batch, circuit, clean)
     return total
 
@@ -377,7 +378,7 @@ def recipe(name: str, **options: Any) -> Recipe:
     return Recipe(
         name=name,
         corpus="indirect object identification with every variable interchanged, and short stories about one person",
-        config={"n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "n_positions": CONTEXT, "initializer_range": 0.12},
+        config={"n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "n_positions": CONTEXT, "initializer_range": 0.15},
         tokenizer=tokenizer,
         rows=rows,
         batch=STORIES,
@@ -395,6 +396,6 @@ MADE = (
     "where the truth is known, not how a language model does the task.",
     "It cannot cope with a third name before the two, and knows 300 words.",
 )
-RECIPE = recipe("ioi-known", steps=5000, weaknesses=MADE)
-SECOND = recipe("ioi-known-2", steps=5000, weaknesses=MADE)
+RECIPE = recipe("ioi-known", steps=6000, weaknesses=MADE)
+SECOND = recipe("ioi-known-2", steps=6000, weaknesses=MADE)
 HARD = recipe("ioi-known-hard", steps=6000, weaknesses=MADE)
