@@ -76,9 +76,20 @@ def compare_outcomes(exercise: Exercise, case: Case, expected: Outcome, got: Out
     if case.truth and (violated := case.truth(got.outputs)):
         return Difference("truth", violated)
     if changed := close(expected.inputs_after, got.inputs_after):
-        sentence = "Your answer changes its inputs. Work on a copy: the caller may still need them."
+        sentence = _LEFT_HOOKS if _left_hooks(got.inputs_after) else _CHANGED
         return Difference("changed_inputs", sentence, where=changed.where)
     return None
+
+
+_CHANGED = "Your answer changes its inputs. Work on a copy: the caller may still need them."
+_LEFT_HOOKS = (
+    "Your answer leaves a hook on the model, which would act on everything that runs later. Use "
+    "model.run_with_hooks(...) or `with model.hooks(...):`, which take theirs away."
+)
+
+
+def _left_hooks(inputs_after: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, dict) and value.get("hooks left") for value in inputs_after.values())
 
 
 def _run_own(answer: Any, case: Case) -> Outcome:

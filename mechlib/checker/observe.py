@@ -75,6 +75,7 @@ def observe(answer: Callable, case: bytes, reference: Callable | None = None) ->
     """
     fields = decode(case)
     inputs = recipes.build(fields["inputs"])
+    before = {name: recipes.witness(value) for name, value in inputs.items()}
     printed = io.StringIO()
     outputs, failure = None, None
     with (
@@ -91,7 +92,8 @@ def observe(answer: Callable, case: bytes, reference: Callable | None = None) ->
             outputs = drives.DRIVES[fields["drive"]](answer, inputs, **fields["settings"])
         except (Exception, SystemExit) as error:
             failure = explain(error)
-    after = {name: value for name, value in inputs.items() if not isinstance(value, torch.Generator)}
+    after = {n: recipes.witness(value) for n, value in inputs.items() if not isinstance(value, torch.Generator)}
+    recipes.restore(inputs, before)
     return Outcome(
         outputs=outputs,
         inputs_after=after,

@@ -1,14 +1,6 @@
-"""Every figure of the course, in one style.
+"""The figures of chapter 01_superposition."""
 
-Each function takes plain tensors, draws one figure and returns it; a title that states the finding is passed
-by the caller. Signed quantities use a diverging map centred at zero; colours and line styles stay apart for
-colour-blind readers and in greyscale. Figures are small on purpose: a solved notebook with all of them must
-stay light.
-"""
-
-import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -18,40 +10,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mechlib.plots.style import COLOURS, SIGNED, STYLE, finish
 from mechlib.superposition import strategy_losses
-
-COLOURS = [
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-    "#8A8A8A",
-]  # Okabe & Ito 2008
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 80,
-    "savefig.dpi": 80,
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": plt.cycler(color=COLOURS),
-    "figure.constrained_layout.use": True,
-}
-SIGNED = "RdBu_r"  # red above zero, blue below; always drawn with limits symmetric about zero
-
-
-def _finish(figure: Figure, title: str) -> Figure:
-    """Write the title and close the figure, so that a notebook shows it once: as the value of its cell."""
-    if title:
-        figure.suptitle(textwrap.fill(title, int(13.5 * figure.get_figwidth())), fontsize=10)
-    plt.close(figure)
-    return figure
 
 
 def _sparsity_axis(axis: Axes, sparsity: Tensor) -> None:
@@ -97,7 +57,7 @@ def plot_features_in_plane(
             axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
             axis.set_title(label, fontsize=8.5)
             axis.spines[:].set_visible(False)
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 def plot_gram(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
@@ -112,7 +72,7 @@ def plot_gram(W: Float[Tensor, "instances hidden features"], labels: Sequence[st
             axis.set(xlabel="feature", xticks=[], yticks=[])
         axes[0, 0].set_ylabel("feature")
         figure.colorbar(image, ax=axes, label=r"$W^\top W$", shrink=0.8)
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 def plot_dimensionality(
@@ -148,7 +108,7 @@ def plot_dimensionality(
         right.set(xlabel="features (log)", xscale="symlog")
         right.set_xticks([0, 10, 100], ["0", "10", "100"])
         right.legend(loc="upper right", bbox_to_anchor=(1.0, 0.97))
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 def plot_dimensions_per_feature(
@@ -164,7 +124,7 @@ def plot_dimensions_per_feature(
         axis.plot(1 / (1 - sparsity.float().cpu()), dimensions.detach().float().cpu(), "o-", ms=3, lw=1)
         _sparsity_axis(axis, sparsity)
         axis.set(ylabel=r"$D^* = m \,/\, ||W||_F^2$", ylim=(0, 1.15))
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 PHASES = ["only feature 1", "only feature 2", "both (superposition)", "neither"]
@@ -200,7 +160,7 @@ def plot_phase_diagram(
         axes[0, 0].set_ylabel("importance of feature 2 / feature 1")
         bar = figure.colorbar(mesh, ax=axes, ticks=range(4), shrink=0.9)
         bar.set_ticklabels(PHASES)
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 def plot_shares(
@@ -225,7 +185,7 @@ def plot_shares(
         axis.set_xticks(range(len(shares)), list(shares))
         axis.set(ylabel=ylabel, ylim=(0, 1.12))
         figure.legend(loc="outside lower center", ncols=len(outcomes) + (chance is not None))
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 def plot_loss_curves(
@@ -240,7 +200,7 @@ def plot_loss_curves(
             axis.plot(at, curve.detach().float().cpu(), label=name, ls=styles[k % 4], lw=1.4)
         axis.set(xlabel="training step", ylabel=ylabel, yscale="log")
         figure.legend(loc="outside right center")
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 def plot_lines(
@@ -265,7 +225,7 @@ def plot_lines(
         axis.set_xticks(range(len(names)), names)
         axis.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
         figure.legend(loc="outside right center")
-        return _finish(figure, title)
+        return finish(figure, title)
 
 
 def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence[str], title: str = "") -> Figure:
@@ -297,4 +257,4 @@ def plot_neurons(W: Float[Tensor, "instances hidden features"], labels: Sequence
             axis.set_title(label, fontsize=8.5)
             axis.set(xlabel="neuron", xticks=range(1, neurons + 1))
         axes[0, 0].set_ylabel("weights from features")
-        return _finish(figure, title)
+        return finish(figure, title)

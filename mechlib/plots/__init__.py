@@ -1,0 +1,34 @@
+"""Every figure of the course, in one style (`mechlib.plots.style`); one file a topic.
+
+Each function takes plain tensors, draws one figure and returns it; a title that states the finding is passed
+by the caller. Signed quantities use a diverging map centred at zero. Figures are small on purpose: a solved notebook
+with all of them must stay light.
+"""
+
+from mechlib.plots.style import COLOURS, SIGNED, STYLE
+from mechlib.plots.superposition import (
+    plot_dimensionality,
+    plot_dimensions_per_feature,
+    plot_features_in_plane,
+    plot_gram,
+    plot_lines,
+    plot_loss_curves,
+    plot_neurons,
+    plot_phase_diagram,
+    plot_shares,
+)
+
+__all__ = [
+    "COLOURS",
+    "SIGNED",
+    "STYLE",
+    "plot_dimensionality",
+    "plot_dimensions_per_feature",
+    "plot_features_in_plane",
+    "plot_gram",
+    "plot_lines",
+    "plot_loss_curves",
+    "plot_neurons",
+    "plot_phase_diagram",
+    "plot_shares",
+]
