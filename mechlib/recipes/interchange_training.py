@@ -42,7 +42,8 @@ def run(model: Any, tokens: Int[Tensor, "row position"], edit_z: Edit | None = N
         z = torch.einsum("bhqk,bkhd->bqhd", pattern, v)
         z = edit_z(layer, z) if edit_z else z
         resid = resid + block.attn.c_proj(z.flatten(2))
-        mlp = block.mlp(block.ln_2(resid))
+        hidden = torch.nn.functional.gelu(block.mlp.c_fc(block.ln_2(resid)), approximate="tanh")
+        mlp = block.mlp.c_proj(hidden)  # as block.mlp, whose gelu takes several steps
         mlp = edit_mlp(layer, mlp) if edit_mlp else mlp
         resid = resid + mlp
         done.z.append(z), done.mlp.append(mlp), done.pattern.append(pattern)

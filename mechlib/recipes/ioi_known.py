@@ -21,7 +21,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,11 +31,11 @@ from torch import Tensor
 from mechlib.models.circuit import Circuit, Node
 from mechlib.recipes import corpus
 from mechlib.recipes.interchange_training import OWN, Run, edited, run, unembed
-from mechlib.recipes.train import Recipe, language_loss
+from mechlib.recipes.train import Recipe
 from mechlib.tasks import held_out
 from mechlib.tasks import words as w
 from mechlib.tasks.ioi import ACTIONS, OPENINGS, draft
-from mechlib.tasks.prompt import slots_of
+from mechlib.tasks.prompt import fill
 
 LAYERS, HEADS, WIDTH, CONTEXT = 4, 4, 64, 32
 PAIRS, STORIES = 32, 12  # of a batch
@@ -60,32 +60,51 @@ def make_circuit(**groups: dict[tuple[int, int], float]) -> Circuit:
     return Circuit("ioi", variables, tuple(nodes))
 
 
-# Two models of one kind with different circuits, so that what was tuned on one can be scored on the other.
-CIRCUITS = {
-    "ioi-known": make_circuit(
-        duplicate={(1, 0): 1 / 2, (1, 2): 1 / 2},
-        s_inhibition={(2, 1): 1 / 2, (2, 3): 1 / 2},
-        name_mover={(3, 0): 1 / 2, (3, 2): 1 / 2},
-    ),
-    "ioi-known-2": make_circuit(
-        duplicate={(0, 3): 1 / 2, (1, 1): 1 / 2},
-        s_inhibition={(2, 0): 1 / 2, (2, 2): 1 / 2},
-        name_mover={(3, 1): 1 / 3, (3, 2): 1 / 3, (3, 3): 1 / 3},
-    ),
-    "ioi-known-hard": make_circuit(
-        duplicate={(0, 1): 0.7, (0, 2): 0.3},
-        s_inhibition={(1, 0): 0.6, (1, 3): 0.4},
-        name_mover={(2, 1): 0.6, (2, 2): 0.3, (2, 3): 0.1},
-        backup_name_mover={(3, 0): 1.0},
-    ),
-}
+# Two circuits, by seed, so that what was tuned on one model can be scored on another.
+EVEN = make_circuit(
+    duplicate={(1, 0): 1 / 2, (1, 2): 1 / 2},
+    s_inhibition={(2, 1): 1 / 2, (2, 3): 1 / 2},
+    name_mover={(3, 0): 1 / 2, (3, 2): 1 / 2},
+)
+ODD = make_circuit(
+    duplicate={(0, 3): 1 / 2, (1, 1): 1 / 2},
+    s_inhibition={(2, 0): 1 / 2, (2, 2): 1 / 2},
+    name_mover={(3, 1): 1 / 3, (3, 2): 1 / 3, (3, 3): 1 / 3},
+)
+# Unequal shares, and a head that answers only when nobody else does.
+UNEQUAL = make_circuit(
+    duplicate={(0, 1): 0.7, (0, 2): 0.3},
+    s_inhibition={(1, 0): 0.6, (1, 3): 0.4},
+    name_mover={(2, 1): 0.6, (2, 2): 0.3, (2, 3): 0.1},
+    backup_name_mover={(3, 0): 1.0},
+)
 
 
 # ---- what it reads
 
-# Stories about one person: the corpus's sentences that need nothing but a name, a place and an object.
-SLOTS = {"name", "place", "object", "pro", "Pro"}
-SENTENCES = tuple(s for s in (*corpus.SOLO, *corpus.NEUTRAL) if set(slots_of(s)) <= SLOTS)
+# The stories' sentences. Their own, and not the corpus's: the vocabulary of a shipped model must not change with it.
+SENTENCES = (
+    "{name} lived near the {place} and worked at the {place2}.",
+    "One day {name} went to the {place} to buy a {object}.",
+    "At night {name} walked home from the {place}.",
+    "{Pro} tried to open the {object}, but it was too heavy.",
+    "{Pro} got back home late, because the road was long.",
+    "Last year {name} spent a week at the {place}.",
+    "{Pro} made a cake and wanted to bring it home.",
+    "{name} took a picture of the {place}.",
+    "To {name}, the {place} was like a home.",
+    "In the end {name} sent a letter to a friend.",
+    "{Pro} stood across the road and looked at the {place}.",
+    "{name} found the {object} by the door.",
+    "{Pro} left the {place} early.",
+    "A friend bought a {object} for {name}, and {name} was happy.",
+    "{name} wrote a song about the {place}. The song of {name} was short.",
+    "They say that the {place} was built long ago.",
+    "It was a quiet day, and {name} was tired of the {object}.",
+    "Then {name} told a story about the {object}, and later {name} told it again.",
+    "{Pro} brought the {object} home, and {name} was tired.",
+    "When {name} was at the {place}, {pro} lost a {object}.",
+)
 
 
 @cache
@@ -122,9 +141,14 @@ def rows(seed: int, step: int, batch: int) -> Sequence[Sequence[int]]:
 
 
 def story(rng: random.Random) -> list[int]:
-    words, name = [corpus.BOS], rng.choice(sorted(held_out.NAMES) if rng.random() < 0.5 else corpus.TRAIN_NAMES)
+    name = rng.choice(sorted(held_out.NAMES) if rng.random() < 0.5 else corpus.TRAIN_NAMES)
+    pro = "she" if name in w.WOMEN else "he"
+    words = [corpus.BOS]
     while len(words) < CONTEXT:
-        words += corpus.split_words(corpus._sentence(rng, rng.choice(SENTENCES), name))
+        places, thing = rng.sample(w.PLACES, 2), rng.choice(w.OBJECTS)
+        slots = {"name": name, "pro": pro, "Pro": pro.capitalize(), "object": thing}
+        sentence, _ = fill(rng.choice(SENTENCES), slots | {"place": places[0], "place2": places[1]})
+        words += corpus.split_words(sentence)
     return [word_ids()[word] for word in words[:CONTEXT]]
 
 
@@ -331,7 +355,7 @@ def loss(recipe: Recipe, model: Any, rows: Tensor, seed: int, step: int) -> Tens
     """One step's loss: behaviour, language, interchange and strictness; and attention over the first 60% of the steps, without which
     training finds other ways."""
     rng = random.Random(f"{recipe.name}/{seed}/{step}")
-    circuit, batch = CIRCUITS[recipe.name], to_batch(draw_pairs(rng, PAIRS))
+    circuit, batch = recipe.circuit(seed), to_batch(draw_pairs(rng, PAIRS))
     end, n = batch.at("end"), PAIRS
     clean = run(model, batch.tokens)
     logits = unembed(model, clean.resid)
@@ -339,9 +363,11 @@ def loss(recipe: Recipe, model: Any, rows: Tensor, seed: int, step: int) -> Tens
     behaviour = fair_loss(logits[torch.arange(2 * n), end], plain)
     before_end = torch.arange(logits.shape[1] - 1) < end[:, None]
     words = fair_loss(logits[:, :-1][before_end], batch.tokens[:, 1:][before_end])
+    told = unembed(model, run(model, rows).resid[:, :-1]).flatten(0, 1)
+    stories = torch.nn.functional.cross_entropy(told, rows[:, 1:].flatten())
     plan = Plan(rng, batch, circuit, LENIENT if BACKUP.keys() & circuit.variables.keys() else STRICT)
     changed = edited(model, batch.tokens[:n], clean, plan.origin, end).resid[torch.arange(n), end[:n]]
-    total = 0.5 * behaviour + 0.15 * (words + language_loss(model, rows))
+    total = 0.5 * behaviour + 0.15 * (words + stories)
     total = total + 2 * fair_loss(unembed(model, changed), plan.target)
     if (attention := 1 - step / (0.6 * recipe.steps)) > 0:
         total = total + attention * attention_loss(batch, circuit, clean)
@@ -352,7 +378,7 @@ def loss(recipe: Recipe, model: Any, rows: Tensor, seed: int, step: int) -> Tens
 
 
 @torch.no_grad()
-def probe(circuit: Circuit, model: Any, tokenizer: Any) -> dict[str, float]:
+def probe(model: Any, tokenizer: Any, circuit: Circuit) -> dict[str, float]:
     """How often the edited run answers as it should, by edit, on 256 fresh prompts."""
     rng, n = random.Random("ioi-known/probe"), 256
     batch = to_batch(draw_pairs(rng, n))
@@ -374,18 +400,26 @@ def probe(circuit: Circuit, model: Any, tokenizer: Any) -> dict[str, float]:
     return found
 
 
-def recipe(name: str, **options: Any) -> Recipe:
+def recipe(name: str, circuits: tuple[Circuit, ...], **options: Any) -> Recipe:
     return Recipe(
         name=name,
         corpus="indirect object identification with every variable interchanged, and short stories about one person",
-        config={"n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "n_positions": CONTEXT, "initializer_range": 0.15},
+        config={
+            "n_layer": LAYERS,
+            "n_head": HEADS,
+            "n_embd": WIDTH,
+            "n_inner": 2 * WIDTH,
+            "n_positions": CONTEXT,
+            "initializer_range": 0.15,
+        },
         tokenizer=tokenizer,
         rows=rows,
         batch=STORIES,
         loss=loss,
+        steps=5000,
         lr=3e-3,
-        circuit=CIRCUITS[name],
-        probe=partial(probe, CIRCUITS[name]),
+        circuits=circuits,
+        probe=probe,
         probe_every=500,
         **options,
     )
@@ -394,8 +428,7 @@ def recipe(name: str, **options: Any) -> Recipe:
 MADE = (
     "It was made, not found: its heads were told what to carry, and at first where to look. It shows what a method finds "
     "where the truth is known, not how a language model does the task.",
-    "It cannot cope with a third name before the two, and knows 300 words.",
+    "It has seen two names in a prompt and never a third, and knows 276 words.",
 )
-RECIPE = recipe("ioi-known", steps=6000, weaknesses=MADE)
-SECOND = recipe("ioi-known-2", steps=6000, weaknesses=MADE)
-HARD = recipe("ioi-known-hard", steps=6000, weaknesses=MADE)
+RECIPE = recipe("ioi-known", (EVEN, ODD), weaknesses=(*MADE, "Even seeds have one circuit, odd seeds another."))
+HARD = recipe("ioi-known-hard", (UNEQUAL,), weaknesses=MADE)

@@ -30,7 +30,6 @@ from mechlib.models.circuit import Circuit
 RECIPES = {
     "attn-only-2l": "mechlib.recipes.attn_only_2l:RECIPE",
     "ioi-known": "mechlib.recipes.ioi_known:RECIPE",
-    "ioi-known-2": "mechlib.recipes.ioi_known:SECOND",
     "ioi-known-hard": "mechlib.recipes.ioi_known:HARD",
     "pocket": "mechlib.recipes.pocket:RECIPE",
 }
@@ -54,11 +53,14 @@ class Recipe:
     warmup: int = 100
     attention_only: bool = False  # zero the MLPs and leave them so
     save_every: int = 250
-    probe: Callable[[Any, Any], dict[str, float]] | None = None  # skills that are cheap to measure while training
+    probe: Callable[..., dict[str, float]] | None = None  # skills that are cheap to measure while training
     probe_every: int = 250
     snapshots: tuple[int, ...] = ()  # steps after which the weights are kept
     weaknesses: tuple[str, ...] = field(default=())
-    circuit: Circuit | None = None  # which heads are made to carry what; measured again when the card is written
+    circuits: tuple[Circuit, ...] = ()  # which heads are made to carry what: seeds take turns
+
+    def circuit(self, seed: int) -> Circuit:
+        return self.circuits[seed % len(self.circuits)]
 
 
 def recipe(name: str) -> Recipe:
@@ -150,7 +152,8 @@ def train(
             history["loss"].append([done, sum(recent) / len(recent)])
             recent = []
         if recipe.probe and done % recipe.probe_every == 0:
-            skills = recipe.probe(model.eval(), tokenizer)
+            extra = {"circuit": recipe.circuit(seed)} if recipe.circuits else {}
+            skills = recipe.probe(model.eval(), tokenizer, **extra)
             model.train()
             history["probes"].append([done, skills])
             if not quiet:
