@@ -4,9 +4,9 @@
     circuit.heads("name mover")                # ((3, 0), (3, 2))
     for node in circuit.nodes: print(node.layer, node.head, node.at, node.variable)
 
-A truth file says which head carries which variable of a causal model at which position, because training put it there and
-a test by interchange confirmed it. What a head looks at and how the variables hang together was measured afterwards, on
-held-out prompts; the file says so ("measured"). What it does not list is not known: it is not known to be absent.
+A truth file says which head carries which variable of a causal model at which position, because training put it there
+and interchanges confirmed it. Where a head looks, how much its vote weighs and how one variable acts on another was
+measured afterwards, on held-out prompts. What the file does not list is not known, which is not the same as absent.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Does a model work as its truth file says? Measured by editing it, on held-out prompts of indirect object identification.
+"""Does a model work as its truth file says? Measured by editing it, on held-out prompts of `mechlib.tasks.ioi`.
 
 An *interchange* takes what the heads of one variable write from a second prompt, the source: the answer has to become
 what the causal model says when that variable alone comes from the source (Geiger et al. 2021, "Causal abstractions of
@@ -6,7 +6,7 @@ neural networks"). *Resampling* takes what everything else writes from any other
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,9 @@ from mechlib.models.circuit import Circuit, Edge, Node
 from mechlib.tasks import Prompt
 
 Head = tuple[int, int]  # layer, head
-Activations = dict[str, Tensor]  # hook name -> what it saw
 Edit = Callable[[Tensor], Tensor]  # what a hook sees -> what to go on with
+Edits = dict[str, Edit]  # by the hook's name
+READ = ("attn.hook_z", "hook_mlp_out", "hook_pattern")
 BACKUP = "backup name mover"
 
 
@@ -59,19 +60,20 @@ def sample(tokenizer: Any, prompts: Sequence[Prompt]) -> Sample:
     return Sample(tasks.to_tokens(tokenizer, [prompt.text for prompt in prompts]), at, io, s)
 
 
-def sources(prompts: Sequence[Prompt], seed: int = 0) -> Int[Tensor, "prompt"]:
-    """For each prompt another one with its names at the same positions, where S2 repeats the other of the two; -1 where
-    there is none."""
+def sources(prompts: Sequence[Prompt], seed: int = 0) -> tuple[list[Prompt], Int[Tensor, "prompt"]]:
+    """For each prompt another one with its names at the same positions, of which S2 repeats the other. Returns the
+    prompts (without the few that have none) and the number of each one's source."""
     rng = random.Random(f"sources/{seed}")
+    by_names: dict[tuple[int, int], list[int]] = {}
 
-    def key(prompt: Prompt, other: bool = False) -> tuple[int, int]:
-        pair = prompt.positions["io"], prompt.positions["s1"]
-        return pair[::-1] if other else pair
+    def names(prompt: Prompt) -> tuple[int, int]:
+        return prompt.positions["io"], prompt.positions["s1"]
 
-    by_key: dict[tuple[int, int], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        by_key.setdefault(key(prompt), []).append(i)
-    return torch.tensor([rng.choice(by_key.get(key(prompt, other=True), [-1])) for prompt in prompts])
+    present = {names(prompt) for prompt in prompts}
+    kept = [prompt for prompt in prompts if names(prompt)[::-1] in present]
+    for i, prompt in enumerate(kept):
+        by_names.setdefault(names(prompt), []).append(i)
+    return kept, torch.tensor([rng.choice(by_names[names(prompt)[::-1]]) for prompt in kept])
 
 
 def donors(data: Sample, seed: int = 0) -> Int[Tensor, "prompt"]:
@@ -83,224 +85,213 @@ def donors(data: Sample, seed: int = 0) -> Int[Tensor, "prompt"]:
 # ---- runs
 
 
-@torch.no_grad()
-def observe(model: Any, data: Sample) -> tuple[Float[Tensor, "prompt vocabulary"], Activations]:
-    """The logits at the end, and what every head and MLP wrote."""
-    logits, cache = model.run_with_cache(
-        data.tokens, names_filter=lambda name: name.endswith(("attn.hook_z", "hook_mlp_out", "hook_pattern"))
-    )
-    return logits[torch.arange(len(data)), data.at["end"]], dict(cache)
+class Subject:
+    """A model on the prompts of a split: its ordinary run, and for each prompt a source and a donor."""
+
+    def __init__(self, model: Any, tokenizer: Any, split: str, n: int) -> None:
+        prompts, self.source = sources(tasks.ioi(tokenizer, n, split=split))
+        self.model, self.data = model, sample(tokenizer, prompts)
+        self.there = self.data[self.source]
+        self.donor = donors(self.data)
+        with torch.no_grad():
+            logits, cache = model.run_with_cache(self.data.tokens, names_filter=lambda name: name.endswith(READ))
+        self.activations = dict(cache)
+        self.rows = torch.arange(len(self.data))
+        self.difference = self.differ(logits[self.rows, self.data.at["end"]])
+
+    @torch.no_grad()
+    def run(self, *edits: Edits) -> Float[Tensor, "prompt vocabulary"]:
+        """The logits at the end of a run with edited activations; a later edit goes on from an earlier one."""
+        hooks = [(name, lambda seen, hook, f=f: f(seen)) for edit in edits for name, f in edit.items()]
+        return self.model.run_with_hooks(self.data.tokens, fwd_hooks=hooks)[self.rows, self.data.at["end"]]
+
+    def written(self, node: Node, by_source: bool = False) -> Float[Tensor, "prompt size"]:
+        """What a node writes in the ordinary run of each prompt, or of its source."""
+        rows, data = (self.source, self.there) if by_source else (self.rows, self.data)
+        return self.activations[z_hook(node.layer)][rows, data.at[node.at], node.head]
+
+    def put(self, nodes: Sequence[Node], value: Callable[[Node], Tensor]) -> Edits:
+        """Edits that put a value, [prompt, size] or [size], where each node writes."""
+
+        def edit_of(layer: int) -> Edit:
+            def edit(seen: Tensor) -> Tensor:
+                seen = seen.clone()
+                for node in nodes:
+                    if node.layer == layer:
+                        seen[self.rows, self.data.at[node.at], node.head] = value(node)
+                return seen
+
+            return edit
+
+        return {z_hook(layer): edit_of(layer) for layer in {node.layer for node in nodes}}
+
+    def differ(self, logits: Float[Tensor, "prompt vocabulary"]) -> float:
+        """The mean over the prompts of the logit of IO less that of S."""
+        return (logits[self.rows, self.data.io] - logits[self.rows, self.data.s]).mean().item()
+
+    def kept(self, logits: Float[Tensor, "prompt vocabulary"]) -> float:
+        """The logit difference as a share of the ordinary run's."""
+        return self.differ(logits) / self.difference
 
 
-@torch.no_grad()
-def edited(model: Any, data: Sample, edits: dict[str, Edit]) -> Float[Tensor, "prompt vocabulary"]:
-    """The logits at the end of a run with edited activations."""
-    hooks = [(name, lambda seen, hook, edit=edit: edit(seen)) for name, edit in edits.items()]
-    return model.run_with_hooks(data.tokens, fwd_hooks=hooks)[torch.arange(len(data)), data.at["end"]]
+def interchange(subject: Subject, nodes: Sequence[Node]) -> Edits:
+    """What each prompt's source writes, put where the nodes write."""
+    return subject.put(nodes, lambda node: subject.written(node, by_source=True))
 
 
-def put(nodes: Iterable[Node], data: Sample, value: Callable[[Node], Tensor]) -> dict[str, Edit]:
-    """Edits that put a value ([prompt, size], or what broadcasts to it) where each node writes."""
-    by_layer: dict[int, list[Node]] = {}
-    for node in nodes:
-        by_layer.setdefault(node.layer, []).append(node)
-
-    def edit_of(group: list[Node]) -> Edit:
-        def edit(seen: Tensor) -> Tensor:
-            seen = seen.clone()
-            for node in group:
-                seen[torch.arange(len(data)), data.at[node.at], node.head] = value(node)
-            return seen
-
-        return edit
-
-    return {z_hook(layer): edit_of(group) for layer, group in by_layer.items()}
-
-
-def written(activations: Activations, data: Sample, node: Node) -> Float[Tensor, "prompt size"]:
-    return activations[z_hook(node.layer)][torch.arange(len(data)), data.at[node.at], node.head]
-
-
-def resampled(
-    model: Any, data: Sample, activations: Activations, donor: Int[Tensor, "prompt"], keep: Sequence[Node | Head]
-) -> Float[Tensor, "prompt vocabulary"]:
+def resampled(subject: Subject, keep: Sequence[Node | Head]) -> Float[Tensor, "prompt vocabulary"]:
     """The logits when everything comes from the donor, position by position, but for what is kept: a Node at its
     position, a head everywhere."""
-    rows = torch.arange(len(data))
 
     def edit_of(name: str, layer: int) -> Edit:
         def edit(seen: Tensor) -> Tensor:
-            new = activations[name][donor]
-            if name == z_hook(layer):
-                new = new.clone()
-                for node in keep:
-                    if isinstance(node, Node) and node.layer == layer:
-                        where = rows, data.at[node.at], node.head
+            new = subject.activations[name][subject.donor]  # a copy
+            for node in keep if name == z_hook(layer) else ():
+                if isinstance(node, Node):
+                    if node.layer == layer:
+                        where = subject.rows, subject.data.at[node.at], node.head
                         new[where] = seen[where]
-                    elif not isinstance(node, Node) and node[0] == layer:
-                        new[:, :, node[1]] = seen[:, :, node[1]]
+                elif node[0] == layer:
+                    new[:, :, node[1]] = seen[:, :, node[1]]
             return new
 
         return edit
 
-    layers = range(model.cfg.n_layers)
-    return edited(model, data, {name: edit_of(name, i) for i in layers for name in (z_hook(i), mlp_hook(i))})
+    layers = range(subject.model.cfg.n_layers)
+    return subject.run({name: edit_of(name, layer) for layer in layers for name in (z_hook(layer), mlp_hook(layer))})
 
 
-def difference(logits: Float[Tensor, "prompt vocabulary"], data: Sample) -> Float[Tensor, "prompt"]:
-    """The logit of IO less that of S."""
-    rows = torch.arange(len(data))
-    return logits[rows, data.io] - logits[rows, data.s]
+def removed(subject: Subject, nodes: Sequence[Node]) -> Float[Tensor, "prompt vocabulary"]:
+    """The logits when each node writes its mean over the prompts."""
+    return subject.run(subject.put(nodes, lambda node: subject.written(node).mean(dim=0)))
+
+
+# ---- what is measured
 
 
 def share_right(logits: Float[Tensor, "prompt vocabulary"], expected: Int[Tensor, "prompt"]) -> float:
     return (logits.argmax(dim=1) == expected).float().mean().item()
 
 
-# ---- what is measured
+def expected_after(subject: Subject, variable: str) -> Int[Tensor, "prompt"]:
+    """The causal model's answer after an interchange. S2 repeats the other of the two names in a source: so S becomes
+    the answer, unless the answer itself comes from the source."""
+    return subject.there.io if variable == "name mover" else subject.data.s
 
 
-def interchange(
-    model: Any, data: Sample, activations: Activations, source: Int[Tensor, "prompt"], nodes: Sequence[Node]
-) -> Float[Tensor, "prompt vocabulary"]:
-    """The logits when these nodes come from each prompt's source."""
-    there = data[source]
-    taken = {name: value[source] for name, value in activations.items()}
-    return edited(model, data, put(nodes, data, lambda node: written(taken, there, node)))
-
-
-def expected_after(variable: str, data: Sample, source: Int[Tensor, "prompt"]) -> Int[Tensor, "prompt"]:
-    """The causal model's answer. The sources repeat the other of the two names: so S becomes the answer, unless the answer
-    itself comes from the source."""
-    return data.io[source] if variable == "name mover" else data.s
-
-
-def interchange_accuracy(
-    model: Any, data: Sample, activations: Activations, source: Int[Tensor, "prompt"], circuit: Circuit, variable: str
-) -> float:
-    """How often the whole vocabulary's likeliest word is the causal model's answer after an interchange of a variable."""
-    logits = interchange(model, data, activations, source, circuit.group(variable))
-    return share_right(logits, expected_after(variable, data, source))
-
-
-def removed(activations: Activations, data: Sample, nodes: Sequence[Node]) -> dict[str, Edit]:
-    """Edits that put the mean over the prompts where each node writes."""
-    return put(nodes, data, lambda node: written(activations, data, node).mean(dim=0))
+def interchange_accuracy(subject: Subject, circuit: Circuit, variable: str) -> float:
+    """How often the likeliest of all words is the causal model's answer after an interchange of a variable."""
+    logits = subject.run(interchange(subject, circuit.group(variable)))
+    return share_right(logits, expected_after(subject, variable))
 
 
 def random_sets(model: Any, circuit: Circuit, n: int, seed: int = 0) -> list[list[Head]]:
-    """Sets of as many heads as the circuit has, none of them the circuit's own."""
+    """Sets of as many heads as the circuit has; some of them may be its own, but not all."""
     rng, own = random.Random(f"sets/{seed}"), circuit.heads()
     heads = [(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
-    drawn: list[list[Head]] = []
-    while len(drawn) < n:
-        chosen = rng.sample(heads, len(own))
-        if tuple(sorted(chosen)) != own:
-            drawn.append(chosen)
-    return drawn
+    drawn = (rng.sample(heads, len(own)) for _ in range(10 * n))
+    return [heads for heads in drawn if tuple(sorted(heads)) != own][:n]
 
 
-def attention(activations: Activations, data: Sample, node: Node) -> float:
+def attention(subject: Subject, node: Node) -> float:
     """The mean attention of a node to what it looks at."""
-    pattern = activations[f"blocks.{node.layer}.attn.hook_pattern"]
-    return pattern[torch.arange(len(data)), node.head, data.at[node.at], data.at[node.looks_at]].mean().item()
+    pattern, at = subject.activations[f"blocks.{node.layer}.attn.hook_pattern"], subject.data.at
+    return pattern[subject.rows, node.head, at[node.at], at[node.looks_at]].mean().item()
+
+
+def vote(subject: Subject, node: Node) -> float:
+    """How likely the answer follows the node, of the two that it can be, when the node alone is interchanged."""
+    logits, new = subject.run(interchange(subject, [node])), expected_after(subject, node.variable)
+    return (logits[subject.rows, new] - logits[subject.rows, subject.data.io]).sigmoid().mean().item()
+
+
+def undone(subject: Subject, circuit: Circuit, source: str, target: str) -> float:
+    """How much of an interchange of `source` goes away when `target` keeps what it ordinarily writes."""
+    change = interchange(subject, circuit.group(source))
+    restore = subject.put(circuit.group(target), subject.written)
+    full, left = (subject.difference - subject.differ(subject.run(*edits)) for edits in ((change,), (change, restore)))
+    return 1 - left / full
 
 
 def measure(model: Any, tokenizer: Any, circuit: Circuit, n: int = 300) -> Circuit:
-    """The circuit with what can be measured of it: attention, each head's vote, and the edges between variables."""
-    prompts = tasks.ioi(tokenizer, n, split="held-out pairs")
-    source = sources(prompts)
-    data = sample(tokenizer, prompts)
-    clean, activations = observe(model, data)
-    nodes = []
-    for node in circuit.nodes:
-        vote = None
-        if node.variable != BACKUP:
-            logits = interchange(model, data, activations, source, [node])
-            new = expected_after(node.variable, data, source)
-            both = torch.stack([logits.gather(1, token[:, None])[:, 0] for token in (new, data.io)])
-            vote = round(both.softmax(dim=0)[0].mean().item(), 3)
-        nodes.append(replace(node, attention=round(attention(activations, data, node), 3), vote=vote))
-    edges = []
-    for first, second in (("duplicate", "s-inhibition"), ("s-inhibition", "name mover")):
-        there, taken = data[source], {name: value[source] for name, value in activations.items()}
-        change = put(circuit.group(first), data, lambda node: written(taken, there, node))  # noqa: B023
-        restore = put(circuit.group(second), data, lambda node: written(activations, data, node))
-        both_edits = {name: chain(change.get(name), restore.get(name)) for name in change.keys() | restore.keys()}
-        base = difference(clean, data).mean()
-        full, left = (base - difference(edited(model, data, e), data).mean() for e in (change, both_edits))
-        edges.append(Edge(first, second, undone=round((1 - left / full).item(), 3)))
-    return replace(circuit, nodes=tuple(nodes), edges=tuple(edges))
-
-
-def chain(first: Edit | None, second: Edit | None) -> Edit:
-    """One edit after the other."""
-    return lambda seen: second(first(seen) if first else seen) if second else first(seen) if first else seen
+    """The circuit with what can be measured: where its heads look, their votes, how one variable acts on another."""
+    subject = Subject(model, tokenizer, SPLITS["pairs of names"], n)
+    nodes = tuple(
+        replace(
+            node,
+            attention=round(attention(subject, node), 3),
+            vote=None if node.variable == BACKUP else round(vote(subject, node), 3),
+        )
+        for node in circuit.nodes
+    )
+    pairs = (("duplicate", "s-inhibition"), ("s-inhibition", "name mover"), ("duplicate", "name mover"))
+    edges = tuple(Edge(*pair, round(undone(subject, circuit, *pair), 3)) for pair in pairs)
+    return replace(circuit, nodes=nodes, edges=edges)
 
 
 # ---- the table
 
 SPLITS = {"pairs of names": "held-out pairs", "wordings": "held-out wordings", "names": "held-out names"}
+AT_RANDOM = "logit difference kept by random sets of heads"
+
+# What a model has to reach to be called good.
+HARD_GATES = {
+    **{f"ioi, unseen {unseen}": 0.99 for unseen in SPLITS},
+    **{f"interchange, {v}, unseen {u}": 0.99 for v in ("duplicate", "s-inhibition", "name mover") for u in SPLITS},
+}
+GATES = {
+    **HARD_GATES,
+    **{f"logit difference kept by the circuit, unseen {unseen}": 0.9 for unseen in SPLITS},
+    AT_RANDOM: 0.5,
+    **{f"attention {arrow}": 0.8 for arrow in ("S2->S1", "END->S2", "END->IO")},
+}
+HARD_GATES |= {f"accuracy without the name movers, unseen {unseen}": 0.9 for unseen in SPLITS}
+HARD_GATES |= {f"accuracy without the name movers and the backup, unseen {unseen}": 0.6 for unseen in SPLITS}
+HARD_GATES |= {f"logit difference kept without the backup, unseen {unseen}": 0.9 for unseen in SPLITS}
+LIMITS = {AT_RANDOM, *(gate for gate in HARD_GATES if "and the backup" in gate)}  # the most, not the least
 
 
 def circuit_skills(model: Any, tokenizer: Any, circuit: Circuit, n: int = 300, sets: int = 100) -> dict[str, Any]:
-    """The rows that a model with a truth file adds to `evaluate`'s table; shares but for the last column's counts."""
+    """The rows that a model with a truth file adds to the table of `evaluate`; all are shares."""
     skills: dict[str, Any] = {}
 
     def add(skill: str, value: float, count: int, measure: str) -> None:
         skills[skill] = {"value": round(value, 4), "n": count, "measure": measure}
 
+    variables = [variable for variable in circuit.variables if variable != BACKUP]
     for unseen, split in SPLITS.items():
-        prompts = tasks.ioi(tokenizer, n, split=split)
-        source = sources(prompts)
-        paired = torch.nonzero(source >= 0)[:, 0]
-        data = sample(tokenizer, prompts)
-        clean, activations = observe(model, data)
-        for variable in circuit.variables:
-            if variable != BACKUP:
-                value = interchange_accuracy(model, data, activations, source, circuit, variable)
-                add(f"interchange, {variable}, unseen {unseen}", value, len(paired), "accuracy")
-        base, donor = difference(clean, data).mean(), donors(data)
-
-        def kept(keep: Sequence[Node | Head]) -> float:
-            return (difference(resampled(model, data, activations, donor, keep), data).mean() / base).item()  # noqa: B023
-
-        add(f"logit difference kept by the circuit, unseen {unseen}", kept(circuit.nodes), n, "share")
-        if split == "held-out pairs":
-            others = torch.tensor([kept(chosen) for chosen in random_sets(model, circuit, sets)])
-            add(KEPT_AT_RANDOM, others.quantile(0.95).item(), sets, "95th percentile of sets of heads")
-        for variable in circuit.variables:
-            if variable != BACKUP:
-                least = min(attention(activations, data, node) for node in circuit.group(variable))
-                where = f"{circuit.group(variable)[0].at}->{circuit.group(variable)[0].looks_at}".upper()
-                add(f"attention {where}, unseen {unseen}", least, n, "mean attention of the least of these heads")
+        subject = Subject(model, tokenizer, split, n)
+        for variable in variables:
+            value = interchange_accuracy(subject, circuit, variable)
+            add(f"interchange, {variable}, unseen {unseen}", value, len(subject.data), "accuracy after an interchange")
+        kept = subject.kept(resampled(subject, circuit.nodes))
+        add(f"logit difference kept by the circuit, unseen {unseen}", kept, len(subject.data), "all else resampled")
         if BACKUP in circuit.variables:
-            add_backup(add, unseen, model, data, activations, clean, circuit)
+            for skill, value in knock_outs(subject, circuit).items():
+                add(f"{skill}, unseen {unseen}", value, len(subject.data), "knock-out by the mean")
+    subject = Subject(model, tokenizer, SPLITS["pairs of names"], n)
+    others = torch.tensor([subject.kept(resampled(subject, heads)) for heads in random_sets(model, circuit, sets)])
+    add(
+        AT_RANDOM,
+        others.quantile(0.95).item(),
+        len(subject.data),
+        f"95th percentile of {sets} sets as large as the circuit",
+    )
+    for variable in variables:
+        group = circuit.group(variable)
+        least = min(attention(subject, node) for node in group)
+        arrow = f"{group[0].at}->{group[0].looks_at}".upper()
+        add(f"attention {arrow}", least, len(subject.data), "mean; the least of the heads")
     return skills
 
 
-KEPT_AT_RANDOM = "logit difference kept by as many random heads"
-
-
-def add_backup(
-    add: Callable[..., None],
-    unseen: str,
-    model: Any,
-    data: Sample,
-    activations: Activations,
-    clean: Tensor,
-    circuit: Circuit,
-) -> None:
-    """The knock-outs: without the name movers the backup answers, without both nobody does; with the name movers the
-    backup is silent."""
+def knock_outs(subject: Subject, circuit: Circuit) -> dict[str, float]:
+    """Without the name movers the backup answers, and without both nobody does; with the name movers it is silent."""
     movers, backup = circuit.group("name mover"), circuit.group(BACKUP)
-    for name, nodes in (
-        ("name movers", movers),
-        ("name movers and backup", (*movers, *backup)),
-        ("the strongest name mover", [max(movers, key=lambda node: node.share)]),
-    ):
-        logits = edited(model, data, removed(activations, data, nodes))
-        add(f"accuracy without {name}, unseen {unseen}", share_right(logits, data.io), len(data), "knock-out by the mean")
-    logits = edited(model, data, removed(activations, data, backup))
-    kept = (difference(logits, data).mean() / difference(clean, data).mean()).item()
-    add(f"logit difference kept without the backup, unseen {unseen}", kept, len(data), "knock-out by the mean")
+    io = subject.data.io
+    return {
+        "accuracy without the name movers": share_right(removed(subject, movers), io),
+        "accuracy without the name movers and the backup": share_right(removed(subject, (*movers, *backup)), io),
+        "logit difference kept without the backup": subject.kept(removed(subject, backup)),
+        "logit difference kept without the name movers": subject.kept(removed(subject, movers)),
+    }

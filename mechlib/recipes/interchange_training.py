@@ -29,7 +29,9 @@ class Run:
 Edit = Callable[[int, Tensor], Tensor]  # layer, own activation -> the activation to go on with
 
 
-def run(model: Any, tokens: Int[Tensor, "row position"], edit_z: Edit | None = None, edit_mlp: Edit | None = None) -> Run:
+def run(
+    model: Any, tokens: Int[Tensor, "row position"], edit_z: Edit | None = None, edit_mlp: Edit | None = None
+) -> Run:
     """A GPT2LMHeadModel's forward pass. Agrees with the model's own (a test compares them)."""
     network, heads, length = model.transformer, model.config.n_head, tokens.shape[1]
     future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
@@ -46,7 +48,8 @@ def run(model: Any, tokens: Int[Tensor, "row position"], edit_z: Edit | None = N
         mlp = block.mlp.c_proj(hidden)  # as block.mlp, whose gelu takes several steps
         mlp = edit_mlp(layer, mlp) if edit_mlp else mlp
         resid = resid + mlp
-        done.z.append(z), done.mlp.append(mlp), done.pattern.append(pattern)
+        for seen, what in ((done.z, z), (done.mlp, mlp), (done.pattern, pattern)):
+            seen.append(what)
     return Run(resid, done.z, done.mlp, done.pattern)
 
 

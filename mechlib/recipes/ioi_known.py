@@ -176,7 +176,7 @@ def template(wording: str) -> tuple[list[str], dict[str, int]]:
 
 
 def draw_prompt(rng: random.Random) -> Prompt:
-    """An IOI prompt; one in five repeats no name. Half have random words wherever no name and no end is, so that the heads
+    """An IOI prompt; one in five repeats no name. Half have random words where no name and no end is: the heads must
     learn to do without a wording."""
     made = draft(rng, corpus.TRAIN_NAMES, corruption="random")
     none = rng.random() < 0.2
@@ -352,8 +352,8 @@ def attention_loss(batch: Batch, circuit: Circuit, clean: Run) -> Tensor:
 
 
 def loss(recipe: Recipe, model: Any, rows: Tensor, seed: int, step: int) -> Tensor:
-    """One step's loss: behaviour, language, interchange and strictness; and attention over the first 60% of the steps, without which
-    training finds other ways."""
+    """One step's loss: behaviour, language, interchange and strictness; and attention over the first 60% of the steps,
+    without which training finds other ways."""
     rng = random.Random(f"{recipe.name}/{seed}/{step}")
     circuit, batch = recipe.circuit(seed), to_batch(draw_pairs(rng, PAIRS))
     end, n = batch.at("end"), PAIRS
@@ -426,8 +426,8 @@ def recipe(name: str, circuits: tuple[Circuit, ...], **options: Any) -> Recipe:
 
 
 MADE = (
-    "It was made, not found: its heads were told what to carry, and at first where to look. It shows what a method finds "
-    "where the truth is known, not how a language model does the task.",
+    "It was made, not found: its heads were told what to carry and, at first, where to look. It shows what a method "
+    "finds where the truth is known, not how a language model does the task.",
     "It has seen two names in a prompt and never a third, and knows 276 words.",
 )
 RECIPE = recipe("ioi-known", (EVEN, ODD), weaknesses=(*MADE, "Even seeds have one circuit, odd seeds another."))

@@ -210,13 +210,21 @@ def checksum(path: Path) -> str:
 
 
 def write_card(recipe: Recipe, out: Path, seed: int, history: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
-    """Evaluate the saved model and write card.json beside it."""
+    """Evaluate the saved model and write card.json beside it (and truth.json, if it was made to have a circuit)."""
     import transformers
 
+    from mechlib import models
+    from mechlib.models import interchange
     from mechlib.models.evaluate import TARGETS, evaluate, load_plain, misses
 
     model, tokenizer = load_plain(out)
-    skills = evaluate(model, tokenizer)
+    if recipe.circuits:
+        (out / "card.json").unlink(missing_ok=True)  # an older one has another checksum
+        circuit, bridge = recipe.circuit(seed), models.load(out, device="cpu")
+        skills = evaluate(bridge, tokenizer, circuit=circuit)
+        truth.write(interchange.measure(bridge, tokenizer, circuit), out / truth.FILE)
+    else:
+        skills = evaluate(model, tokenizer)
     config = model.config
     files = sorted([out / "model.safetensors", *out.glob("checkpoints/*/model.safetensors")])
     sums = {path.relative_to(out).as_posix(): checksum(path) for path in files}
