@@ -108,10 +108,10 @@ def models(arguments: list[str]) -> int:
             return 0
         evaluate = import_module("mechlib.models.evaluate")
         model = models.load(options.evaluate)
-        circuit = models.truth(options.evaluate) if models.has_truth(options.evaluate) else None
-        skills = evaluate.evaluate(model, model.tokenizer, circuit=circuit)
-        targets = evaluate.TARGETS.get(options.evaluate, {})
-        print(json.dumps(skills, indent=2) if options.json else evaluate.table(skills, targets))
+        circuit = {"circuit": models.truth(options.evaluate)} if models.has_truth(options.evaluate) else {}
+        skills = evaluate.evaluate(model, model.tokenizer, **circuit)
+        lines = evaluate.table(skills, evaluate.targets(options.evaluate))
+        print(json.dumps(skills, indent=2) if options.json else lines)
         return 0
     except models.ModelError as error:
         return fail(str(error))

@@ -5,6 +5,7 @@ training of the course's models: 300 for each skill, and the same ones every tim
 """
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlib import tasks
+from mechlib import models, tasks
 from mechlib.models import interchange
 from mechlib.models.circuit import Circuit
 from mechlib.tasks import Prompt
@@ -35,11 +36,16 @@ TARGETS: dict[str, dict[str, float]] = {
         **{f"facts, {relation}": 0.97 for relation in RELATIONS},
         **{f"facts, {relation}, unseen paraphrases": 0.9 for relation in RELATIONS},
     },
-    **dict.fromkeys(("ioi-known", "ioi-known-seed-1"), interchange.GATES),
+    "ioi-known": interchange.GATES,
     "ioi-known-hard": interchange.HARD_GATES,
     "attn-only-2l": {"induction score of the best head of layer 1": 0.8, "loss of a repetition / loss before": 0.2},
 }
 LIMITS = {"loss of a repetition / loss before", *interchange.LIMITS}  # less is better
+
+
+def targets(name: str) -> dict[str, float]:
+    """What a model must reach; a further training seed, NAME-seed-1, the same as NAME."""
+    return TARGETS.get(re.sub(r"-seed-\d+$", "", name), {})
 
 
 def load_plain(folder: str | Path) -> tuple[Any, Any]:
@@ -250,6 +256,14 @@ def evaluate(
     add("sentiment", accuracy, lambda: tasks.sentiment(tokenizer, n, split="held-out pairs"))
     add("sentiment, unseen wordings", accuracy, lambda: tasks.sentiment(tokenizer, n, split="held-out wordings"))
     return skills
+
+
+def evaluate_folder(folder: str | Path) -> Skills:
+    """Every skill of a saved model, and of its circuit if it has a truth file."""
+    if not models.has_truth(folder):
+        return evaluate(*load_plain(folder))
+    bridge = models.load(folder, device="cpu")
+    return evaluate(bridge, bridge.tokenizer, circuit=models.truth(folder))
 
 
 def repetition_skills(model: Any, tokenizer: Any, n: int, skills: Skills) -> None:

@@ -215,16 +215,14 @@ def write_card(recipe: Recipe, out: Path, seed: int, history: dict[str, Any], de
 
     from mechlib import models
     from mechlib.models import interchange
-    from mechlib.models.evaluate import TARGETS, evaluate, load_plain, misses
+    from mechlib.models.evaluate import TARGETS, evaluate_folder, load_plain, misses
 
-    model, tokenizer = load_plain(out)
     if recipe.circuits:
         (out / "card.json").unlink(missing_ok=True)  # an older one has another checksum
-        circuit, bridge = recipe.circuit(seed), models.load(out, device="cpu")
-        skills = evaluate(bridge, tokenizer, circuit=circuit)
-        truth.write(interchange.measure(bridge, tokenizer, circuit), out / truth.FILE)
-    else:
-        skills = evaluate(model, tokenizer)
+        bridge = models.load(out, device="cpu")
+        truth.write(interchange.measure(bridge, bridge.tokenizer, recipe.circuit(seed)), out / truth.FILE)
+    skills = evaluate_folder(out)
+    model, _ = load_plain(out)
     config = model.config
     files = sorted([out / "model.safetensors", *out.glob("checkpoints/*/model.safetensors")])
     sums = {path.relative_to(out).as_posix(): checksum(path) for path in files}
