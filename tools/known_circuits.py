@@ -25,7 +25,9 @@ def head_scores(name: str, n: int = 300, split: str = "held-out pairs") -> dict[
     """Each head's score by each method, as a share of what there is to explain."""
     model = models.load(name, device="cpu", processed=True)
     prompts = tasks.ioi(model.tokenizer, n, split=split, corruption="s2")
-    clean, twin = (tasks.to_tokens(model.tokenizer, [getattr(p, text) for p in prompts]) for text in ("text", "corrupted"))
+    clean, twin = (
+        tasks.to_tokens(model.tokenizer, [getattr(p, text) for p in prompts]) for text in ("text", "corrupted")
+    )
     rows, end = torch.arange(n), tasks.positions(prompts)
     io, s = tasks.answer_tokens(model.tokenizer, prompts).T
 
