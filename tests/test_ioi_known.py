@@ -71,28 +71,28 @@ def untrained():
     model = train.build(SHORT, SHORT.tokenizer(), 0).eval()
     batch = ioi_known.to_batch(ioi_known.draw_pairs(random.Random(0), 8))
     with torch.no_grad():
-        return model, batch, run(model, batch.tokens)
+        return model, batch, run(model, batch.tokens, model.transformer.wte.weight)
 
 
 def test_the_quick_forward_pass_is_the_models_own(untrained):
     model, batch, clean = untrained
     with torch.no_grad():
-        torch.testing.assert_close(unembed(model, clean.resid), model(batch.tokens).logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(unembed(model, clean.resid, model.transformer.wte.weight), model(batch.tokens).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_an_edit_takes_what_its_origin_says(untrained):
     """Against transformers' own modules, with hooks."""
     model, batch, clean = untrained
-    rows, length, end = 8, batch.tokens.shape[1], batch.at("end")
+    words, rows, length, end = model.transformer.wte.weight, 8, batch.tokens.shape[1], batch.at("end")
     origin = torch.full((rows, length, ioi_known.LAYERS, ioi_known.HEADS + 1), OWN)
     with torch.no_grad():
-        same = edited(model, batch.tokens[:rows], clean, origin, end)
+        same = edited(model, batch.tokens[:rows], words, clean, origin, end)
         torch.testing.assert_close(same.resid, clean.resid[:rows])
         origin[:, 5, 1, 2] = 3 * length + 7  # head 1.2 at position 5, from row 3's position 7
         origin[:, 6, 2, -1] = 2 * length + 1  # MLP 2 at position 6, from row 2's position 1
         origin[:, 4, 3, 0] = len(batch.tokens) * length  # head 3.0 at position 4: zero
         origin[:, 9, 3, 1] = len(batch.tokens) * length + 1  # head 3.1 at position 9: the mean at the ends
-        changed = edited(model, batch.tokens[:rows], clean, origin, end)
+        changed = edited(model, batch.tokens[:rows], words, clean, origin, end)
         size = ioi_known.WIDTH // ioi_known.HEADS
 
         def put(layer, position, head, value):
@@ -110,7 +110,7 @@ def test_an_edit_takes_what_its_origin_says(untrained):
         expected = model(batch.tokens[:rows]).logits
         for handle in handles:
             handle.remove()
-    torch.testing.assert_close(unembed(model, changed.resid), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(unembed(model, changed.resid, words), expected, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(changed.resid, clean.resid[:rows])
 
 

@@ -30,12 +30,16 @@ Edit = Callable[[int, Tensor], Tensor]  # layer, own activation -> the activatio
 
 
 def run(
-    model: Any, tokens: Int[Tensor, "row position"], edit_z: Edit | None = None, edit_mlp: Edit | None = None
+    model: Any,
+    tokens: Int[Tensor, "row position"],
+    words: Float[Tensor, "vocabulary width"],
+    edit_z: Edit | None = None,
+    edit_mlp: Edit | None = None,
 ) -> Run:
-    """A GPT2LMHeadModel's forward pass. Agrees with the model's own (a test compares them)."""
+    """A GPT2LMHeadModel's forward pass (a test compares it with the model's own) with this embedding of the words."""
     network, heads, length = model.transformer, model.config.n_head, tokens.shape[1]
     future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
-    resid = network.wte(tokens) + network.wpe.weight[:length]
+    resid = torch.nn.functional.embedding(tokens, words) + network.wpe.weight[:length]
     done = Run(resid, [], [], [])
     for layer, block in enumerate(network.h):
         q, k, v = block.attn.c_attn(block.ln_1(resid)).unflatten(-1, (3, heads, -1)).unbind(2)
@@ -53,13 +57,16 @@ def run(
     return Run(resid, done.z, done.mlp, done.pattern)
 
 
-def unembed(model: Any, resid: Float[Tensor, "*row width"]) -> Float[Tensor, "*row vocabulary"]:
-    return model.lm_head(model.transformer.ln_f(resid))
+def unembed(
+    model: Any, resid: Float[Tensor, "*row width"], words: Float[Tensor, "vocabulary width"]
+) -> Float[Tensor, "*row vocabulary"]:
+    return model.transformer.ln_f(resid) @ words.T
 
 
 def edited(
     model: Any,
     tokens: Int[Tensor, "row position"],
+    words: Float[Tensor, "vocabulary width"],
     clean: Run,
     origin: Int[Tensor, "row position layer node"],
     end: Int[Tensor, "clean_row"],
@@ -84,4 +91,4 @@ def edited(
         taken = clean.mlp[layer].flatten(0, 1).index_select(0, here.clamp(min=0).flatten()).view_as(own)
         return torch.where((here == OWN)[..., None], own, taken)
 
-    return run(model, tokens, edit_z, edit_mlp)
+    return run(model, tokens, words, edit_z, edit_mlp)
