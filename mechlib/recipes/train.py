@@ -57,6 +57,7 @@ class Recipe:
     probe_every: int = 250
     snapshots: tuple[int, ...] = ()  # steps after which the weights are kept
     weaknesses: tuple[str, ...] = field(default=())
+    start: Callable[[Any], None] | None = None  # changes the fresh model
     circuits: tuple[Circuit, ...] = ()  # which heads are made to carry what: seeds take turns
 
     def circuit(self, seed: int) -> Circuit:
@@ -84,6 +85,8 @@ def build(recipe: Recipe, tokenizer: Any, seed: int) -> Any:
                 parameter.requires_grad_(False)
             for parameter in block.mlp.parameters():
                 parameter.zero_()
+    if recipe.start:
+        recipe.start(model)
     return model
 
 
