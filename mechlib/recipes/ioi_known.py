@@ -363,8 +363,8 @@ def attention_loss(batch: Batch, circuit: Circuit, clean: Run) -> Tensor:
 
 
 def loss(recipe: Recipe, model: Any, rows: Tensor, seed: int, step: int) -> Tensor:
-    """One step's loss: behaviour, language, interchange and strictness; and attention over the first 80% of the steps,
-    without which training finds other ways."""
+    """One step's loss: behaviour, language, interchange and strictness; and ever less of attention, without which
+    training finds other ways."""
     rng = random.Random(f"{recipe.name}/{seed}/{step}")
     circuit, batch = recipe.circuit(seed), to_batch(draw_pairs(rng, PAIRS))
     end, n = batch.at("end"), PAIRS
@@ -381,7 +381,7 @@ def loss(recipe: Recipe, model: Any, rows: Tensor, seed: int, step: int) -> Tens
     changed = edited(model, batch.tokens[:n], embedded, clean, plan.origin, end).resid[torch.arange(n), end[:n]]
     total = 0.5 * behaviour + 0.15 * (words + stories)
     total = total + 2 * fair_loss(unembed(model, changed, embedded), plan.target)
-    if (attention := 1 - step / (0.8 * recipe.steps)) > 0:
+    if (attention := 1 - step / recipe.steps) > 0:
         total = total + attention * attention_loss(batch, circuit, clean)
     return total
 
@@ -415,10 +415,16 @@ def probe(model: Any, tokenizer: Any, circuit: Circuit) -> dict[str, float]:
 
 @torch.no_grad()
 def start(model: Any) -> None:
-    """Words and positions that differ clearly, before layers that do next to nothing: such a start finds rules that hold
-    for names it has not seen, where large random layers remember the names that they saw."""
-    model.transformer.wte.weight *= 0.15 / model.config.initializer_range
-    model.transformer.wpe.weight *= 0.1 / model.config.initializer_range
+    """Words and positions that differ clearly, before layers that do next to nothing. What tells names apart lies in as
+    many directions as a head has: in more, 84 names would be few enough to be learnt one by one, and held-out names would
+    not be matched or copied."""
+    words, positions = model.transformer.wte.weight, model.transformer.wpe.weight
+    words *= 0.15 / model.config.initializer_range
+    positions *= 0.1 / model.config.initializer_range
+    names, size = torch.tensor(name_ids(False) + name_ids(True)), WIDTH // HEADS
+    directions, _ = torch.linalg.qr(torch.randn(WIDTH, size))
+    own = torch.nn.functional.normalize(torch.randn(len(names), size), dim=1)
+    words[names] = 0.15 * WIDTH**0.5 * own @ directions.T
 
 
 def recipe(name: str, circuits: tuple[Circuit, ...], **options: Any) -> Recipe:
@@ -437,7 +443,7 @@ def recipe(name: str, circuits: tuple[Circuit, ...], **options: Any) -> Recipe:
         rows=rows,
         batch=STORIES,
         loss=loss,
-        steps=4000,
+        steps=3000,
         lr=3e-3,
         circuits=circuits,
         probe=probe,
