@@ -246,7 +246,7 @@ GATES = {
     **{f"attention {arrow}": 0.8 for arrow in ("S2->S1", "END->S2", "END->IO")},
 }
 HARD_GATES |= {f"accuracy without the name movers, unseen {unseen}": 0.9 for unseen in SPLITS}
-HARD_GATES |= {f"accuracy without the name movers and the backup, unseen {unseen}": 0.6 for unseen in SPLITS}
+HARD_GATES |= {f"logit difference kept without the name movers and the backup, unseen {u}": 0.1 for u in SPLITS}
 HARD_GATES |= {f"logit difference kept without the backup, unseen {unseen}": 0.9 for unseen in SPLITS}
 LIMITS = {AT_RANDOM, *(gate for gate in HARD_GATES if "and the backup" in gate)}  # the most, not the least
 
@@ -288,10 +288,10 @@ def circuit_skills(model: Any, tokenizer: Any, circuit: Circuit, n: int = 300, s
 def knock_outs(subject: Subject, circuit: Circuit) -> dict[str, float]:
     """Without the name movers the backup answers, and without both nobody does; with the name movers it is silent."""
     movers, backup = circuit.group("name mover"), circuit.group(BACKUP)
-    io = subject.data.io
+    both = (*movers, *backup)
     return {
-        "accuracy without the name movers": share_right(removed(subject, movers), io),
-        "accuracy without the name movers and the backup": share_right(removed(subject, (*movers, *backup)), io),
-        "logit difference kept without the backup": subject.kept(removed(subject, backup)),
+        "accuracy without the name movers": share_right(removed(subject, movers), subject.data.io),
         "logit difference kept without the name movers": subject.kept(removed(subject, movers)),
+        "logit difference kept without the name movers and the backup": subject.kept(removed(subject, both)),
+        "logit difference kept without the backup": subject.kept(removed(subject, backup)),
     }

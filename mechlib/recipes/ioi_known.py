@@ -254,7 +254,7 @@ class Mixture:
     part: float = 0.35  # of those: in some heads of its group only, which then have their share of the vote
 
 
-STRICT, LENIENT = Mixture(), Mixture(calm=0.5, storm=0.2, knock_out=0.25)
+STRICT, LENIENT = Mixture(), Mixture(calm=0.5, storm=0.2, knock_out=0.4)
 
 
 class Plan:
@@ -316,16 +316,16 @@ class Plan:
         """Remove name movers (zero, or their mean). The backup name mover answers; without it nothing is known."""
         rng, prompts = self.rng, self.batch.prompts
         movers, backup = self.circuit.group("name mover"), self.circuit.group("backup name mover")
-        removed = list(movers) if rng.random() < 0.6 else rng.sample(movers, rng.randint(1, len(movers) - 1))
+        removed = list(movers) if rng.random() < 0.8 else rng.sample(movers, rng.randint(1, len(movers) - 1))
         nothing = 2 * self.rows * self.batch.tokens.shape[1] + rng.randrange(2)  # see `edited`
         for node in self.circuit.nodes:
             self.place(i, node, nothing if node in removed else OWN)
         draw, all_removed = rng.random(), len(removed) == len(movers)
-        if all_removed and draw < 0.25:
+        if all_removed and draw < 0.4:
             for node in backup:
                 self.place(i, node, nothing)
             return answer(self.batch, i, 2)
-        if all_removed and draw < 0.5:
+        if all_removed and draw < 0.6:
             source = rng.randrange(len(prompts))
             self.take(i, backup, source)
             return answer(self.batch, source, prompts[source].value)
