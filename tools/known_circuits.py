@@ -90,15 +90,15 @@ def main() -> int:
     scores = {name: head_scores(name) for name in (FIXED_ON, *SCORED_ON)}
     for method in scores[FIXED_ON]:
         threshold = fix_threshold(scores[FIXED_ON][method], to_find(models.truth(FIXED_ON), method))
-        print(f"\n{method}, threshold {threshold:.3f} (fixed on {FIXED_ON})")
+        print(f"\n{method}, threshold {threshold:.3f} (fixed on {FIXED_ON}); in brackets, thresholds of 10, 5 and 2%")
         for name, by_method in scores.items():
-            true, heads = to_find(models.truth(name), method), found(by_method[method], threshold)
-            precision, recall = precision_recall(heads, true)
-            inside = [by_method[method][head].item() for head in sorted(true)]
-            outside = max(by_method[method][i, j].item() for i in range(4) for j in range(4) if (i, j) not in true)
-            print(f"  {name:<17} precision {precision:.2f}  recall {recall:.2f}", end="")
-            print(f"  to find {', '.join(f'{i}.{j} {x:.2f}' for (i, j), x in zip(sorted(true), inside))}", end="")
-            print(f"; best other {outside:.2f}")
+            true, score = to_find(models.truth(name), method), by_method[method]
+            results = [precision_recall(found(score, t), true) for t in (threshold, 0.1, 0.05, 0.02)]
+            first, *others = [f"precision {p:.2f} recall {r:.2f}" for p, r in results]
+            every = {(i, j): score[i, j].item() for i in range(len(score)) for j in range(score.shape[1])}
+            print(f"  {name}: {first} ({'; '.join(others)})")
+            print(f"    to find: {', '.join(f'{i}.{j} {every[i, j]:.2f}' for i, j in sorted(true))}", end="")
+            print(f"; best other {max(x for head, x in every.items() if head not in true):.2f}")
     return 0
 
 

@@ -339,7 +339,7 @@ def embedding(model: Any) -> Float[Tensor, "vocabulary width"]:
     """The model's embedding, of which training can move the names together only: each has the gradient of their mean.
 
     What one name has of its own thus stays what chance made it, and a head that copies the names of the prompts copies
-    those that no prompt holds. (Otherwise the held-out names, which stand in stories alone, drift away from the others.)
+    those that no prompt holds. (Otherwise held-out names, which stand in stories alone, drift away from the others.)
     """
     words, names = model.transformer.wte.weight, torch.tensor(name_ids(False) + name_ids(True))
     mean = words[names].mean(dim=0)
@@ -416,8 +416,8 @@ def probe(model: Any, tokenizer: Any, circuit: Circuit) -> dict[str, float]:
 @torch.no_grad()
 def start(model: Any) -> None:
     """Words and positions that differ clearly, before layers that do next to nothing. What tells names apart lies in as
-    many directions as a head has: in more, 84 names would be few enough to be learnt one by one, and held-out names would
-    not be matched or copied."""
+    many directions as a head has: in more, 84 names would be few enough to be learnt one by one, and held-out names
+    would not be matched or copied."""
     words, positions = model.transformer.wte.weight, model.transformer.wpe.weight
     words *= 0.15 / model.config.initializer_range
     positions *= 0.1 / model.config.initializer_range
