@@ -108,7 +108,8 @@ def models(arguments: list[str]) -> int:
             return 0
         evaluate = import_module("mechlib.models.evaluate")
         model = models.load(options.evaluate)
-        skills = evaluate.evaluate(model, model.tokenizer)
+        circuit = {"circuit": models.truth(options.evaluate)} if models.has_truth(options.evaluate) else {}
+        skills = evaluate.evaluate(model, model.tokenizer, **circuit)
         lines = evaluate.table(skills, evaluate.targets(options.evaluate))
         print(json.dumps(skills, indent=2) if options.json else lines)
         return 0

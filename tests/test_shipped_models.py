@@ -7,7 +7,7 @@ import torch
 
 import mechlib
 from mechlib.models import card, names
-from mechlib.models.evaluate import attention_scores, evaluate, load_plain, misses, targets
+from mechlib.models.evaluate import attention_scores, evaluate_folder, load_plain, misses, targets
 from mechlib.recipes import train
 
 MODELS = Path(mechlib.__file__).parent / "models"
@@ -37,7 +37,7 @@ def test_the_card_describes_the_files(name):
 def test_the_skills_are_those_of_the_card(name):
     """Measured again here; a card never claims a target that the model misses."""
     written = card(name)
-    skills = evaluate(*load_plain(MODELS / name))
+    skills = evaluate_folder(MODELS / name)
     assert skills.keys() == written["skills"].keys()
     for skill, row in skills.items():
         assert row["n"] >= 300

@@ -171,7 +171,7 @@ def test_the_command(capsys):
         main(["train", "nothing"])
     assert "attn-only-2l" in capsys.readouterr().err
     assert set(train.RECIPES) == {train.recipe(name).name for name in train.RECIPES}
-    with pytest.raises(ValueError, match="there are attn-only-2l, pocket"):
+    with pytest.raises(ValueError, match="there are attn-only-2l, ioi-known, ioi-known-hard, pocket"):
         train.recipe("nothing")
 
 

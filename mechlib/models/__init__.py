@@ -8,7 +8,8 @@ All of them come back as a TransformerLens TransformerBridge, ready to be read a
 
 A model comes with the course when its folder `mechlib/models/NAME/` holds `config.json`, `model.safetensors`,
 `tokenizer.json` and `card.json`. The card is a JSON object that `mechlib train` writes; of its entries, `sha256` (the
-weights' checksum) is verified at every load, and `mechlib models` shows `architecture.parameters` and `skills`.
+weights' checksum) is verified at every load, and `mechlib models` shows `architecture.parameters` and `skills`. A model
+that was made to have a circuit also has `truth.json`, which says where that is (`truth`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mechlib.models import circuit
+from mechlib.models.circuit import Circuit
 
 if TYPE_CHECKING:
     import torch
@@ -192,17 +196,43 @@ def listing() -> list[dict[str, Any]]:
 
 def card(name: str | Path) -> dict[str, Any]:
     """What is known about a model: how it was made and what it can do. Raises ModelError if it has no card."""
-    folder = SHIPPED / name if str(name) in names() else Path(name).expanduser()
+    folder = _folder(name)
     if not (folder / "card.json").is_file():
         known = f"only {', '.join(names())} have one" if names() else "no model that comes with the course has one"
         raise ModelError(f"There is no card for {str(name)!r}{did_you_mean(str(name), names())}: {known}.")
     return _json(folder / "card.json")
 
 
+def truth(name: str | Path) -> Circuit:
+    """Which heads of a model carry what, as training put it there and measurements confirmed it.
+
+    Only models that were made to have a circuit, such as "ioi-known", have a truth file. Raises ModelError for others.
+    """
+    file = _folder(name) / circuit.FILE
+    if not has_truth(name):
+        known = [known for known in names() if has_truth(known)]
+        raise ModelError(
+            f"There is no {circuit.FILE} for {str(name)!r}{did_you_mean(str(name), known)}: only models that were made "
+            "to have a circuit have one" + (f" ({', '.join(known)})." if known else ".")
+        )
+    try:
+        return circuit.read(file)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{file} is damaged: {type(error).__name__}: {error}.") from None
+
+
+def has_truth(name: str | Path) -> bool:
+    return (_folder(name) / circuit.FILE).is_file()
+
+
 def checkpoints(name: str | Path) -> list[int]:
     """The steps of a model's training that were kept, for `load(name, checkpoint=step)`."""
-    folder = (SHIPPED / name if str(name) in names() else Path(name).expanduser()) / "checkpoints"
+    folder = _folder(name) / "checkpoints"
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if (path / WEIGHTS).is_file())
+
+
+def _folder(name: str | Path) -> Path:
+    return SHIPPED / name if str(name) in names() else Path(name).expanduser()
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

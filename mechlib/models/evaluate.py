@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlib import tasks
+from mechlib import models, tasks
+from mechlib.models import interchange
+from mechlib.models.circuit import Circuit
 from mechlib.tasks import Prompt
 from mechlib.tasks.facts import RELATIONS
 from mechlib.tasks.prompt import require, single_tokens
@@ -34,9 +36,11 @@ TARGETS: dict[str, dict[str, float]] = {
         **{f"facts, {relation}": 0.97 for relation in RELATIONS},
         **{f"facts, {relation}, unseen paraphrases": 0.9 for relation in RELATIONS},
     },
+    "ioi-known": interchange.GATES,
+    "ioi-known-hard": interchange.HARD_GATES,
     "attn-only-2l": {"induction score of the best head of layer 1": 0.8, "loss of a repetition / loss before": 0.2},
 }
-LIMITS = {"loss of a repetition / loss before"}  # less is better
+LIMITS = {"loss of a repetition / loss before", *interchange.LIMITS}  # less is better
 
 
 def targets(name: str) -> dict[str, float]:
@@ -54,6 +58,11 @@ def load_plain(folder: str | Path) -> tuple[Any, Any]:
 
 def device_of(model: Any) -> torch.device:
     return next(iter(model.parameters())).device
+
+
+def context_of(model: Any) -> int:
+    """How many tokens the model can read."""
+    return model.cfg.n_ctx if hasattr(model, "cfg") else model.config.n_positions
 
 
 @torch.no_grad()
@@ -194,10 +203,13 @@ def attention_scores(
 # ---- the table
 
 
-def evaluate(model: Any, tokenizer: Any, n: int = 300, only_shares: bool = False) -> Skills:
+def evaluate(
+    model: Any, tokenizer: Any, n: int = 300, only_shares: bool = False, circuit: Circuit | None = None
+) -> Skills:
     """Every skill that the tokenizer has the words for: {skill: {"value": ..., "n": prompts, "measure": ...}}.
 
-    `only_shares` leaves out what is not a number between 0 and 1.
+    `only_shares` leaves out what is not a number between 0 and 1. With a `circuit`, the model (then a bridge) is also
+    edited, to see whether it has that circuit.
     """
     skills: Skills = {}
 
@@ -221,7 +233,10 @@ def evaluate(model: Any, tokenizer: Any, n: int = 300, only_shares: bool = False
         add("ioi, mean logit difference", logit_difference, ioi("held-out pairs"))
         add("ioi, mean logit difference, unseen wordings", logit_difference, ioi("held-out wordings"))
         add("ioi, mean logit difference, unseen names", logit_difference, ioi("held-out names"))
-    repetition_skills(model, tokenizer, n, skills)
+    if circuit:
+        skills |= interchange.circuit_skills(model, tokenizer, circuit, n)
+    if context_of(model) >= 64:
+        repetition_skills(model, tokenizer, n, skills)
 
     def greater(split: str) -> Callable[[], list[Prompt]]:
         return lambda: tasks.greater_than(tokenizer, n, split=split)
@@ -241,6 +256,14 @@ def evaluate(model: Any, tokenizer: Any, n: int = 300, only_shares: bool = False
     add("sentiment", accuracy, lambda: tasks.sentiment(tokenizer, n, split="held-out pairs"))
     add("sentiment, unseen wordings", accuracy, lambda: tasks.sentiment(tokenizer, n, split="held-out wordings"))
     return skills
+
+
+def evaluate_folder(folder: str | Path) -> Skills:
+    """Every skill of a saved model, and of its circuit if it has a truth file."""
+    if not models.has_truth(folder):
+        return evaluate(*load_plain(folder))
+    bridge = models.load(folder, device="cpu")
+    return evaluate(bridge, bridge.tokenizer, circuit=models.truth(folder))
 
 
 def repetition_skills(model: Any, tokenizer: Any, n: int, skills: Skills) -> None:

@@ -8,10 +8,10 @@ last checkpoint and ends with the same weights as an uninterrupted one (on a CPU
 import argparse
 import datetime
 import hashlib
-import importlib
 import json
 import math
 import os
+import pkgutil
 import shutil
 import sys
 import time
@@ -24,7 +24,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-RECIPES = {"attn-only-2l": "mechlib.recipes.attn_only_2l", "pocket": "mechlib.recipes.pocket"}
+from mechlib.models import circuit as truth
+from mechlib.models.circuit import Circuit
+
+RECIPES = {
+    "attn-only-2l": "mechlib.recipes.attn_only_2l:RECIPE",
+    "ioi-known": "mechlib.recipes.ioi_known:RECIPE",
+    "ioi-known-hard": "mechlib.recipes.ioi_known:HARD",
+    "pocket": "mechlib.recipes.pocket:RECIPE",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Recipe:
     tokenizer: Callable[[], Any]
     rows: Callable[[int, int, int], Sequence[Sequence[int]]]  # seed, step, batch -> token ids
     steps: int
+    loss: Callable[..., Tensor] | None = None  # recipe, model, rows, seed, step -> loss; without it `language_loss`
     batch: int = 32
     lr: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.98)
@@ -44,16 +53,21 @@ class Recipe:
     warmup: int = 100
     attention_only: bool = False  # zero the MLPs and leave them so
     save_every: int = 250
-    probe: Callable[[Any, Any], dict[str, float]] | None = None  # skills that are cheap to measure while training
+    probe: Callable[..., dict[str, float]] | None = None  # skills that are cheap to measure while training
     probe_every: int = 250
     snapshots: tuple[int, ...] = ()  # steps after which the weights are kept
     weaknesses: tuple[str, ...] = field(default=())
+    start: Callable[[Any], None] | None = None  # changes the fresh model
+    circuits: tuple[Circuit, ...] = ()  # which heads are made to carry what: seeds take turns
+
+    def circuit(self, seed: int) -> Circuit:
+        return self.circuits[seed % len(self.circuits)]
 
 
 def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
-    return importlib.import_module(RECIPES[name]).RECIPE
+    return pkgutil.resolve_name(RECIPES[name])
 
 
 def build(recipe: Recipe, tokenizer: Any, seed: int) -> Any:
@@ -71,6 +85,8 @@ def build(recipe: Recipe, tokenizer: Any, seed: int) -> Any:
                 parameter.requires_grad_(False)
             for parameter in block.mlp.parameters():
                 parameter.zero_()
+    if recipe.start:
+        recipe.start(model)
     return model
 
 
@@ -91,7 +107,7 @@ def make_optimizer(recipe: Recipe, model: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
 
 
-def loss_of(model: Any, rows: Tensor) -> Tensor:
+def language_loss(model: Any, rows: Tensor) -> Tensor:
     """The mean cross-entropy of every token but the first, given those before it."""
     logits = model(rows).logits
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
@@ -128,7 +144,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
         rows = torch.tensor(recipe.rows(seed, step, recipe.batch), device=device)
-        loss = loss_of(model, rows)
+        loss = recipe.loss(recipe, model, rows, seed, step) if recipe.loss else language_loss(model, rows)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -140,7 +156,8 @@ def train(
             history["loss"].append([done, sum(recent) / len(recent)])
             recent = []
         if recipe.probe and done % recipe.probe_every == 0:
-            skills = recipe.probe(model.eval(), tokenizer)
+            extra = {"circuit": recipe.circuit(seed)} if recipe.circuits else {}
+            skills = recipe.probe(model.eval(), tokenizer, **extra)
             model.train()
             history["probes"].append([done, skills])
             if not quiet:
@@ -197,13 +214,19 @@ def checksum(path: Path) -> str:
 
 
 def write_card(recipe: Recipe, out: Path, seed: int, history: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
-    """Evaluate the saved model and write card.json beside it."""
+    """Evaluate the saved model and write card.json beside it (and truth.json, if it was made to have a circuit)."""
     import transformers
 
-    from mechlib.models.evaluate import TARGETS, evaluate, load_plain, misses
+    from mechlib import models
+    from mechlib.models import interchange
+    from mechlib.models.evaluate import TARGETS, evaluate_folder, load_plain, misses
 
-    model, tokenizer = load_plain(out)
-    skills = evaluate(model, tokenizer)
+    if recipe.circuits:
+        (out / "card.json").unlink(missing_ok=True)  # an older one has another checksum
+        bridge = models.load(out, device="cpu")
+        truth.write(interchange.measure(bridge, bridge.tokenizer, recipe.circuit(seed)), out / truth.FILE)
+    skills = evaluate_folder(out)
+    model, _ = load_plain(out)
     config = model.config
     files = sorted([out / "model.safetensors", *out.glob("checkpoints/*/model.safetensors")])
     sums = {path.relative_to(out).as_posix(): checksum(path) for path in files}
