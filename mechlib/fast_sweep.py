@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -89,37 +90,51 @@ class _Network:
         if config.activation_function not in ACTIVATIONS or config.add_cross_attention:
             raise Unsupported("the fast sweep does not know this variant of GPT-2")
         self.n_heads, self.d_head, self.d_model = model.cfg.n_heads, model.cfg.d_head, model.cfg.d_model
+        self.d_mlp = model.blocks[0].mlp.W_in.shape[1]
         self.activation = ACTIVATIONS[config.activation_function]
         self.eps = config.layer_norm_epsilon
-        self.blocks = list(model.blocks)
-        self.W_U, self.b_U, self.ln_final = model.W_U, model.b_U, model.ln_final
-        self.d_mlp = model.blocks[0].mlp.W_in.shape[1]
+        self.blocks = [self._views(block) for block in model.blocks]
+        self.W_U, self.b_U, self.ln_final = model.W_U, model.b_U, (model.ln_final.w, model.ln_final.b)
         self.bytes = sum(p.numel() * p.element_size() for p in model.parameters())
 
-    def normed(self, stream: Tensor, layer_norm: Any) -> Tensor:
-        return F.layer_norm(stream, (self.d_model,), layer_norm.w, layer_norm.b, self.eps)
+    def _views(self, block: Any) -> SimpleNamespace:
+        """A layer's weights as matrices that multiply from the right, all heads side by side."""
+        attention, mlp, d = block.attn, block.mlp, self.d_model
+        return SimpleNamespace(
+            ln1=(block.ln1.w, block.ln1.b),
+            ln2=(block.ln2.w, block.ln2.b),
+            W_Q=attention.W_Q.permute(1, 0, 2).reshape(d, d),
+            W_K=attention.W_K.permute(1, 0, 2).reshape(d, d),
+            W_V=attention.W_V.permute(1, 0, 2).reshape(d, d),
+            W_O=attention.W_O.reshape(d, d),
+            b_Q=attention.b_Q.flatten(),
+            b_K=attention.b_K.flatten(),
+            b_V=attention.b_V.flatten(),
+            b_O=attention.b_O,
+            W_in=mlp.W_in,
+            b_in=mlp.b_in,
+            W_out=mlp.W_out,
+            b_out=mlp.b_out,
+        )
 
-    def project(self, layer: int, which: str, x: Float[Tensor, "item position d_model"]) -> Tensor:
+    def normed(self, stream: Tensor, layer_norm: tuple[Tensor, Tensor]) -> Tensor:
+        return F.layer_norm(stream, (self.d_model,), *layer_norm, self.eps)
+
+    def project(self, W: Tensor, b: Tensor, x: Float[Tensor, "item position d_model"]) -> Tensor:
         """Queries, keys or values of all heads: [item position head d_head]."""
-        attention = self.blocks[layer].attn
-        W = getattr(attention, f"W_{which}").permute(1, 0, 2).reshape(self.d_model, -1)
-        b = getattr(attention, f"b_{which}").flatten()
-        return (torch.addmm(b, x.flatten(0, 1), W)).view(*x.shape[:2], self.n_heads, self.d_head)
+        return torch.addmm(b, x.flatten(0, 1), W).view(*x.shape[:2], self.n_heads, self.d_head)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "item 1 query key"]) -> Tensor:
+    def attend(self, block: Any, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "item 1 query key"]) -> Tensor:
         """What attention writes, from [item position head d_head] each: [item query d_model]."""
-        attention = self.blocks[layer].attn
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
-        W_O = attention.W_O.reshape(-1, self.d_model)
-        return torch.addmm(attention.b_O, z.flatten(0, 1).flatten(1), W_O).view(*z.shape[:2], self.d_model)
+        return torch.addmm(block.b_O, z.flatten(0, 1).flatten(1), block.W_O).view(*z.shape[:2], self.d_model)
 
-    def mlp(self, layer: int, stream: Float[Tensor, "item position d_model"]) -> Tensor:
+    def mlp(self, block: Any, stream: Float[Tensor, "item position d_model"]) -> Tensor:
         """What the MLP writes: [item position d_model]."""
-        block = self.blocks[layer]
         x = self.normed(stream, block.ln2).flatten(0, 1)
-        hidden = self.activation(torch.addmm(block.mlp.b_in, x, block.mlp.W_in))
-        return torch.addmm(block.mlp.b_out, hidden, block.mlp.W_out).view(stream.shape)
+        hidden = self.activation(torch.addmm(block.b_in, x, block.W_in))
+        return torch.addmm(block.b_out, hidden, block.W_out).view(stream.shape)
 
 
 # ---- what each patch adds to the stream
@@ -160,17 +175,14 @@ class _Patches:
         needed = ["hook_resid_pre", "hook_attn_out", "attn.hook_k", "attn.hook_v", SITES[site].hook]
         if site in ("q", "k", "v", "pattern"):
             needed += ["attn.hook_q", "attn.hook_pattern"]
-        self.base, logits = self._record(model, base, needed)
-        self.source, _ = self._record(model, source, [SITES[site].hook])
+        names = {f"blocks.{layer}.{hook}" for layer in range(self.n_layers) for hook in needed}
+        end = f"blocks.{self.n_layers - 1}.hook_resid_post"
+        logits, both = model.run_with_cache(torch.cat([base, source]), names_filter=[*names, end])
+        self.base = {name: both[name][: len(base)] for name in [*names, end]}
+        self.source = {name: both[name][len(base) :] for name in names if name.endswith(SITES[site].hook)}
         self.logits = logits[torch.arange(len(base)), at]
         # Left of the first token that differs the two runs are the same, but for rounding.
         self.differs = (base != source).cumsum(dim=1) > 0
-
-    def _record(self, model: Any, tokens: Tensor, hooks: list[str]) -> tuple[dict[str, Tensor], Tensor]:
-        names = [f"blocks.{layer}.{hook}" for layer in range(model.cfg.n_layers) for hook in dict.fromkeys(hooks)]
-        last = [f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"]
-        logits, cache = model.run_with_cache(tokens, names_filter=names + last)
-        return {name: cache[name] for name in names + last}, logits
 
     def stream(self, layer: int, after_attention: bool) -> Float[Tensor, "batch position d_model"]:
         """The base run's residual stream before a layer's attention (or before a layer too many), or after it."""
@@ -207,7 +219,8 @@ class _Patches:
         start = int(here.start[0])
         written = self._written(own, start if self.by_position else None)[:, start:stop]
         if SITES[self.site].head_axis is not None:
-            written = torch.einsum("bphe,hed->bphd", written, self.network.blocks[own].attn.W_O)
+            W_O = self.network.blocks[own].W_O.view(self.network.n_heads, -1, self.network.d_model)
+            written = torch.einsum("bphe,hed->bphd", written, W_O)
         added = written[here.prompt, :, here.head]
         return here.prompt, self.stream(layer, after_attention)[here.prompt, start:stop] + added
 
@@ -274,23 +287,20 @@ def _run(
     for layer, block in enumerate(network.blocks):
         take(join(cells, layer, False, stop))
         x = network.normed(streams, block.ln1)
-        keys, values = (_continue(network.project(layer, w, x), patches.base[f"blocks.{layer}.attn.hook_{w.lower()}"],
-                                  prompts, start) for w in "KV")  # fmt: skip
+        left = [patches.base[f"blocks.{layer}.attn.hook_{which}"][prompts, :start] for which in "kv"]
+        keys = torch.cat([left[0], network.project(block.W_K, block.b_K, x)], dim=1)
+        values = torch.cat([left[1], network.project(block.W_V, block.b_V, x)], dim=1)
         query = torch.arange(start, stop, device=at.device)[None]
         if layer == last:  # nobody will look at the other positions
             query = at[prompts][:, None]
             x, streams = (_at(value, at[prompts] - start) for value in (x, streams))
         mask = (torch.arange(stop, device=at.device) <= query[..., None])[:, None]
-        streams = streams + network.attend(layer, network.project(layer, "Q", x), keys, values, mask)
+        queries = network.project(block.W_Q, block.b_Q, x)
+        streams = streams + network.attend(block, queries, keys, values, mask)
         take(join(cells, layer, True, stop))
-        streams = streams + network.mlp(layer, streams)
+        streams = streams + network.mlp(block, streams)
     take(join(cells, last + 1, False, stop))
     return network.normed(streams[:, 0], network.ln_final)
-
-
-def _continue(new: Tensor, base: Tensor, prompts: Tensor, start: int) -> Float[Tensor, "item position head d_head"]:
-    """Keys or values from the first position on: the base run's, then the new ones."""
-    return torch.cat([base[prompts, :start], new], dim=1)
 
 
 def _at(values: Float[Tensor, "item position d"], positions: Int[Tensor, "item"]) -> Float[Tensor, "item 1 d"]:
