@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mechlib import models
 from mechlib.metrics import logit_diff
 from mechlib.patching import cells, shape_of, sweep
+from mechlib.tasks import answer_tokens, ioi, to_tokens
 
 BATCH, LENGTH = 8, 16
 SWEEPS = {  # name: (site, by position, TransformerLens's axes)
@@ -46,7 +47,7 @@ SETTERS = {
 }
 ACTIVATIONS = {"head": "z", "resid_pre": "resid_pre", "attn_out": "attn_out", "mlp_out": "mlp_out"}
 # Where the names stand in "<bos> When Mary and John went to the store, John gave a drink to".
-CORRUPTIONS = {"one token of 16 (S2)": [10], "three of 16 (the names)": [2, 4, 10], "all but <bos>": list(range(1, 16))}
+CORRUPTIONS = {"one token (S2)": [10], "three (all names)": [2, 4, 10], "all but <bos>": list(range(1, 16))}
 
 
 def gpt2_shaped() -> Any:
@@ -65,8 +66,15 @@ def gpt2_shaped() -> Any:
 
 
 def prompts(model: Any, changed: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Clean and corrupted tokens that differ at these positions, and the answers. The words do not matter here."""
+    """Clean and corrupted tokens that differ at these positions, and the answers: IOI prompts where the model knows
+    the words, else random ones."""
     generator = torch.Generator().manual_seed(0)
+    if model.cfg.d_vocab < 10_000:
+        corruption = "s2" if len(changed) == 1 else "names"
+        found = [p for p in ioi(model.tokenizer, 300, corruption=corruption) if p.positions["end"] == LENGTH - 1][:BATCH]
+        clean = to_tokens(model.tokenizer, [p.text for p in found])
+        twins = to_tokens(model.tokenizer, [p.corrupted for p in found])
+        return clean, twins if len(changed) <= 3 else clean.roll(1, dims=0), answer_tokens(model.tokenizer, found)
     clean = torch.randint(2, model.cfg.d_vocab, (BATCH, LENGTH), generator=generator)
     clean[:, 0] = 0
     corrupted = clean.clone()

@@ -71,7 +71,7 @@ def fast_sweep(
     shape = shape_of(model, base, site, by_position)
     values = measure(metric, patches.logits, None).repeat(*shape, 1).view(-1, len(base))
     ends = torch.empty(len(cells), network.d_model, dtype=patches.logits.dtype, device=base.device)
-    for some in _split(cells, network, base.shape[1]):
+    for some in _split(cells, network, patches):
         ends[some] = _run(network, patches, cells[some], at)
     _fill(values, network, patches, metric, cells, ends)
     return values.view(*shape, len(base))
@@ -307,14 +307,15 @@ def _at(values: Float[Tensor, "item position d"], positions: Int[Tensor, "item"]
     return values[torch.arange(len(values), device=values.device), positions][:, None]
 
 
-def _split(cells: _Cells, network: _Network, length: int) -> Iterator[slice]:
-    """Runs of cells with the same start, so short that they need no more memory than the model's weights do."""
+def _split(cells: _Cells, network: _Network, patches: _Patches) -> Iterator[slice]:
+    """Runs of cells with the same start, so short that they need no more memory than the weights and the base run do."""
     size = network.W_U.element_size()
-    begin = 0
+    budget = network.bytes + sum(value.numel() for value in patches.base.values()) * size
+    begin, length = 0, patches.length
     for start, count in zip(*(x.tolist() for x in cells.start.unique_consecutive(return_counts=True))):
         width = length - start
         floats = width * (6 * network.d_model + 2 * network.d_mlp) + 4 * length * network.d_model
-        most = max(1, min(ROWS // width, network.bytes // (floats * size)))
+        most = max(1, min(ROWS // width, budget // (floats * size)))
         for first in range(begin, begin + count, most):
             yield slice(first, min(first + most, begin + count))
         begin += count
