@@ -172,14 +172,14 @@ def sweep(
     check_choice("site", site, SITES)
     check_choice("direction", direction, DIRECTIONS)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
-    reading = _reading(base, at)
+    read = reading(base, at)
     with torch.no_grad():
         if fast:
             try:
-                return fast_sweep.fast_sweep(model, base, source, metric, site, by_position, reading)
+                return fast_sweep.fast_sweep(model, base, source, metric, site, by_position, read)
             except fast_sweep.Unsupported as reason:
                 _say_once(f"mechlib.patching.sweep takes one forward pass for each cell here: {reason}.")
-        return naive_sweep(model, base, source, metric, site, by_position, reading)
+        return naive_sweep(model, base, source, metric, site, by_position, read)
 
 
 def naive_sweep(
@@ -383,7 +383,7 @@ def causal_trace(
     runs see the same noise. Raises ValueError as `sweep` does.
     """
     check_choice("site", site, SITES)
-    n_layers, reading = model.cfg.n_layers, _reading(tokens, at)
+    n_layers, read = model.cfg.n_layers, reading(tokens, at)
     names = [SITES[site].name(layer) for layer in range(n_layers)]
     state = generator.get_state() if generator else None
 
@@ -401,9 +401,9 @@ def causal_trace(
             first = max(0, min(layer - (window - 1) // 2, n_layers - window))
             hooks = [("hook_embed", noise)]
             hooks += [(name, _put(cache[name], position)) for name in names[first : first + window]]
-            rows.append(measure(metric, model.run_with_hooks(tokens, fwd_hooks=hooks), reading))
+            rows.append(measure(metric, model.run_with_hooks(tokens, fwd_hooks=hooks), read))
     restored = torch.stack(rows).view(n_layers, tokens.shape[1], len(tokens))
-    return CausalTrace(measure(metric, clean, reading), measure(metric, corrupted, reading), restored)
+    return CausalTrace(measure(metric, clean, read), measure(metric, corrupted, read), restored)
 
 
 def _again(generator: torch.Generator | None, state: Tensor | None) -> torch.Generator | None:
@@ -480,7 +480,7 @@ def _check_source(tokens: Tokens, source: Cache, name: str) -> None:
         )
 
 
-def _reading(tokens: Tokens, at: Int[Tensor, "batch"] | str | None) -> Int[Tensor, "batch"] | None:
+def reading(tokens: Tokens, at: Int[Tensor, "batch"] | str | None) -> Int[Tensor, "batch"] | None:
     """Where the answers are read; None for everywhere. Raises ValueError if that is out of range."""
     batch, length = tokens.shape
     if isinstance(at, str):
