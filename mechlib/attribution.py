@@ -10,13 +10,14 @@ Syed et al. 2023 (https://arxiv.org/abs/2310.10348); Kramar et al. 2024, AtP* (h
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlib.metrics import DIRECTIONS
+from mechlib.metrics import DIRECTIONS, logit_diff
 from mechlib.patching import SITES, Metric, Site, Tokens, check_choice, check_prompts, measure, reading
 
 
@@ -65,6 +66,15 @@ def attribute(
         each = [_by_cell(slopes[name] * (there[name] - here[name]), SITES[site], by_position) for name in layers]
         effects[site] = torch.stack(each)
     return effects
+
+
+def head_attribution(
+    model: Any, clean: Tokens, corrupted: Tokens, answers: Int[Tensor, "batch 2"]
+) -> Float[Tensor, "layer head"]:
+    """Every head's estimated effect when denoising (its output, z, at all positions): the change of the logit
+    difference at the last position, mean over prompts."""
+    metric = partial(logit_diff, answers=answers)
+    return attribution_patching(model, clean, corrupted, metric, "head", by_position=False).mean(dim=-1)
 
 
 def gradients(

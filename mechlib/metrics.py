@@ -81,3 +81,37 @@ def normalised_effect(patched: Tensor, clean: Tensor, corrupted: Tensor, directi
 
 def _of(scores: Logits, token: Int[Tensor, "batch"]) -> Values:
     return scores.gather(-1, token[:, None].to(scores.device))[:, 0]
+
+
+def metric_table(measured: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, bool]]:
+    """Which properties each metric has, decided by experiments.
+
+    `measured[metric]` holds what the metric said:
+      curve    [doses] while evidence for the answer grows in equal steps
+      even     [pairs 2] on prompts and on the same prompts with the two names exchanged
+      tilted   [pairs 2] on these, after one name was made likelier everywhere and the other one less likely
+      clean, corrupted, broken   [prompts] on three kinds of runs; the broken model knows nothing about the prompt
+
+    A metric is
+      continuous          if no step of its curve is larger than a tenth of the curve's range;
+      linear              if its curve stays within 1% of its range from the straight line between its ends;
+      prior_independent   if the mean over `tilted` differs from the mean over `even` by at most 1% of the
+                          curve's range: what one name gains, the other one loses;
+      fooled              if the broken model seems to restore more than a tenth of the clean answer (denoising,
+                          means over prompts).
+
+    After Zhang & Nanda 2024. The range is the largest value less the smallest.
+    """
+    table = {}
+    for name, m in measured.items():
+        curve = m["curve"]
+        span = curve.max() - curve.min()
+        line = torch.lerp(curve[0], curve[-1], torch.linspace(0, 1, len(curve), dtype=curve.dtype))
+        effect = (m["broken"].mean() - m["corrupted"].mean()) / (m["clean"].mean() - m["corrupted"].mean())
+        table[name] = {
+            "continuous": bool(curve.diff().abs().max() <= span / 10),
+            "linear": bool((curve - line).abs().max() <= span / 100),
+            "prior_independent": bool((m["tilted"].mean() - m["even"].mean()).abs() <= span / 100),
+            "fooled": bool(effect > 0.1),
+        }
+    return table

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlib.metrics import DIRECTIONS
+from mechlib.metrics import DIRECTIONS, logit_diff
 
 Tokens = Int[Tensor, "batch position"]
 # From the logits at the end of each prompt, [batch vocabulary], to a number for each prompt, [batch].
@@ -201,6 +201,22 @@ def naive_sweep(
     return torch.stack(values).view(*shape_of(model, base, site, by_position), len(base))
 
 
+def residual_sweep(
+    model: Any, clean: Tokens, corrupted: Tokens, answers: Int[Tensor, "batch 2"], direction: str = "denoising"
+) -> Float[Tensor, "layer position"]:
+    """The mean logit difference at the last position, with the residual stream before each layer at each position patched.
+
+    The loop that a chapter's reader writes first: one forward pass for each cell. `sweep` gives the same numbers.
+    """
+    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    _, cache = model.run_with_cache(source)
+    values = torch.zeros(model.cfg.n_layers, base.shape[1], device=base.device)
+    for layer, position in itertools.product(*map(range, values.shape)):
+        logits = patch_residual(model, base, cache, layer, position)
+        values[layer, position] = logit_diff(logits[:, -1], answers).mean()
+    return values
+
+
 def cells(model: Any, tokens: Tokens, site: str, by_position: bool) -> Iterable[tuple[int, int | None, int | None]]:
     """(layer, position, head) of every cell, in the order of the result; None where a cell has all of them."""
     heads = range(n_heads(model, site)) if SITES[site].head_axis else [None]
@@ -350,19 +366,22 @@ class CausalTrace:
     restored: Float[Tensor, "layer position batch"]
 
     @property
-    def total_effect(self) -> Float[Tensor, "batch"]:
-        """How much the corruption takes away."""
-        return self.clean - self.corrupted
+    def effects(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`trace_effects` of what was measured."""
+        return trace_effects(self.clean, self.corrupted, self.restored)
 
-    @property
-    def indirect_effect(self) -> Float[Tensor, "layer position batch"]:
-        """How much of it each restored state gives back."""
-        return self.restored - self.corrupted
 
-    @property
-    def fraction_restored(self) -> Float[Tensor, "layer position"]:
-        """Mean indirect effect over mean total effect: 0 as corrupted, 1 as clean."""
-        return self.indirect_effect.mean(dim=-1) / self.total_effect.mean()
+def trace_effects(
+    clean: Float[Tensor, "batch"], corrupted: Float[Tensor, "batch"], restored: Float[Tensor, "layer position batch"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "layer position"], Float[Tensor, "layer position"]]:
+    """The total effect, the indirect effects, and the fraction restored, from a metric on three kinds of runs.
+
+    The total effect is how much the corruption takes away, an indirect effect how much of it a restored state gives back,
+    both means over prompts; the fraction is their ratio. Meng et al. 2022.
+    """
+    total = (clean - corrupted).mean()
+    indirect = (restored - corrupted).mean(dim=-1)
+    return total, indirect, indirect / total
 
 
 def causal_trace(

@@ -284,12 +284,12 @@ def test_causal_trace_of_a_chain():
     answers = torch.tensor([[model.to_single_token("yes"), model.to_single_token("no")]] * 2)
     metric = partial(metrics.logit_diff, answers=answers)
     trace = causal_trace(model, tokens, [1], metric, 5.0, "resid_pre", generator=torch.Generator().manual_seed(1))
-    assert (trace.total_effect.abs() > 0.1).all()
+    assert ((trace.clean - trace.corrupted).abs() > 0.1).all()
     path = torch.zeros(2, 4)
     path[0, 1] = path[1, 2] = 1.0  # the bit is at position 1 before layer 0, at 2 before layer 1
-    torch.testing.assert_close(trace.fraction_restored, path, atol=1e-4, rtol=0)
+    torch.testing.assert_close(trace.effects[2], path, atol=1e-4, rtol=0)
     whole = causal_trace(model, tokens, [1], metric, 5.0, "resid_pre", 2, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(whole.fraction_restored, path.amax(dim=0).expand(2, 4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(whole.effects[2], path.amax(dim=0).expand(2, 4), atol=1e-4, rtol=0)
 
 
 # ---- attribution
