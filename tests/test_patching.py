@@ -173,7 +173,7 @@ def test_another_architecture_takes_the_hooks(monkeypatch):
     from mechlib.handmade import word_tokenizer
 
     monkeypatch.setattr(patching, "_SAID", set())
-    sizes = {"hidden_size": 12, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {"hidden_size": 16, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = LlamaConfig(vocab_size=11, num_key_value_heads=2, max_position_embeddings=16, bos_token_id=0, **sizes)
     words = ["<bos>", "<unk>", *(f"w{i}" for i in range(2, 11))]
     torch.manual_seed(0)
@@ -283,12 +283,12 @@ def test_causal_trace_of_a_chain():
     tokens = model.to_tokens(["1 . =", "1 . ="])
     answers = torch.tensor([[model.to_single_token("yes"), model.to_single_token("no")]] * 2)
     metric = partial(metrics.logit_diff, answers=answers)
-    trace = causal_trace(model, tokens, [1], metric, 5.0, "resid_pre", generator=torch.Generator().manual_seed(1))
+    trace = causal_trace(model, tokens, [1], metric, 0.3, "resid_pre", generator=torch.Generator().manual_seed(1))
     assert ((trace.clean - trace.corrupted).abs() > 0.1).all()
     path = torch.zeros(2, 4)
     path[0, 1] = path[1, 2] = 1.0  # the bit is at position 1 before layer 0, at 2 before layer 1
     torch.testing.assert_close(trace.effects[2], path, atol=1e-4, rtol=0)
-    whole = causal_trace(model, tokens, [1], metric, 5.0, "resid_pre", 2, generator=torch.Generator().manual_seed(1))
+    whole = causal_trace(model, tokens, [1], metric, 0.3, "resid_pre", 2, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(whole.effects[2], path.amax(dim=0).expand(2, 4), atol=1e-4, rtol=0)
 
 

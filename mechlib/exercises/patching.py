@@ -272,7 +272,7 @@ NORMALISED_EFFECT = Exercise(
             patched - (corrupted if direction == "denoising" else clean), clean - corrupted
         ),
         lambda patched, clean, corrupted, direction: (
-            _ratio(patched - corrupted, clean - corrupted) - (direction == "noising")
+            _ratio(patched - corrupted, clean - corrupted) - float(direction == "noising")
         ),
     ],
     hints=[
