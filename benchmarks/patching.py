@@ -71,7 +71,9 @@ def prompts(model: Any, changed: list[int]) -> tuple[torch.Tensor, torch.Tensor,
     generator = torch.Generator().manual_seed(0)
     if model.cfg.d_vocab < 10_000:
         corruption = "s2" if len(changed) == 1 else "names"
-        found = [p for p in ioi(model.tokenizer, 300, corruption=corruption) if p.positions["end"] == LENGTH - 1][:BATCH]
+        found = [p for p in ioi(model.tokenizer, 300, corruption=corruption) if p.positions["end"] == LENGTH - 1][
+            :BATCH
+        ]
         clean = to_tokens(model.tokenizer, [p.text for p in found])
         twins = to_tokens(model.tokenizer, [p.corrupted for p in found])
         return clean, twins if len(changed) <= 3 else clean.roll(1, dims=0), answer_tokens(model.tokenizer, found)
@@ -130,9 +132,7 @@ def compare(model: Any, share: float) -> None:
                 _, cache = model.run_with_cache(clean)
                 ours_run = partial(sweep, model, clean, corrupted, metric, site, by_position)
                 found, ours, peak = timed(ours_run)
-                expected, peer_s, peer_peak = timed(
-                    partial(theirs, model, corrupted, cache, metric, site, axes, rows)
-                )
+                expected, peer_s, peer_peak = timed(partial(theirs, model, corrupted, cache, metric, site, axes, rows))
                 repeats = 3 if len(picked) == len(every) else 1
                 for _ in range(repeats - 1):
                     ours = min(ours, timed(ours_run)[1])

@@ -58,7 +58,7 @@ def fast_sweep(
     metric: Callable[[Tensor], Tensor],
     site: str,
     by_position: bool,
-    at: Int[Tensor, "batch"] | None,
+    at: Int[Tensor, batch] | None,
 ) -> Float[Tensor, "layer ..."]:
     """As `patching.naive_sweep`: the metric on `base` with each cell of `source`'s activations. Raises Unsupported."""
     if at is None:
@@ -145,10 +145,10 @@ class _Cells:
     """The pairs of a cell and a prompt that have to be computed, sorted by the first position that changes, then by
     layer. Each is a number in these lists."""
 
-    start: Int[Tensor, "item"]
-    layer: Int[Tensor, "item"]
-    head: Int[Tensor, "item"]  # 0 where the site has no heads
-    prompt: Int[Tensor, "item"]
+    start: Int[Tensor, item]
+    layer: Int[Tensor, item]
+    head: Int[Tensor, item]  # 0 where the site has no heads
+    prompt: Int[Tensor, item]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -200,7 +200,9 @@ class _Patches:
             for position in positions:
                 changed = self._written(layer, position).any(dim=-1) & read[..., None]  # [prompt position head]
                 prompt, head = changed.any(dim=1).nonzero(as_tuple=True)
-                first = changed.int().argmax(dim=1)[prompt, head] if position is None else torch.full_like(head, position)
+                first = (
+                    changed.int().argmax(dim=1)[prompt, head] if position is None else torch.full_like(head, position)
+                )
                 found.append(torch.stack([first, torch.full_like(head, layer), head, prompt]))
         table = torch.cat(found, dim=1)
         order = (table[0] * self.n_layers + table[1]).argsort(stable=True)
@@ -266,7 +268,7 @@ def _run(
     network: _Network,
     patches: _Patches,
     cells: _Cells,
-    at: Int[Tensor, "batch"],
+    at: Int[Tensor, batch],
     join: Callable[..., tuple[Tensor, Tensor] | None] | None = None,
 ) -> Float[Tensor, "item d_model"]:
     """The final, normalised residual stream of each cell where the answer is read. All have the same start."""
@@ -303,7 +305,7 @@ def _run(
     return network.normed(streams[:, 0], network.ln_final)
 
 
-def _at(values: Float[Tensor, "item position d"], positions: Int[Tensor, "item"]) -> Float[Tensor, "item 1 d"]:
+def _at(values: Float[Tensor, "item position d"], positions: Int[Tensor, item]) -> Float[Tensor, "item 1 d"]:
     return values[torch.arange(len(values), device=values.device), positions][:, None]
 
 

@@ -204,7 +204,7 @@ def naive_sweep(
 def residual_sweep(
     model: Any, clean: Tokens, corrupted: Tokens, answers: Int[Tensor, "batch 2"], direction: str = "denoising"
 ) -> Float[Tensor, "layer position"]:
-    """The mean logit difference at the last position, with the residual stream before each layer at each position patched.
+    """The mean logit difference at the last position, for each patch of the residual stream.
 
     The loop that a chapter's reader writes first: one forward pass for each cell. `sweep` gives the same numbers.
     """
@@ -314,13 +314,13 @@ def attention_knockout(
     if a query is left without any key.
     """
     layers = list(range(model.cfg.n_layers) if layers is None else layers)
-    length = tokens.shape[1]
+    length, edges = tokens.shape[1], [(query, key) for query, key in edges]
     for layer in layers:
         _check_cell(model, tokens, layer)
     for query, key in edges:
         if not 0 <= key <= query < length:
             raise ValueError(f"({query}, {key}) is not an edge: write (query, key) with 0 <= key <= query < {length}.")
-        if all((query, k) in set(edges) for k in range(query + 1)):
+        if all((query, k) in edges for k in range(query + 1)):
             raise ValueError(f"Position {query} has no key left to look at: keep one, such as (query, 0).")
 
     def cut(scores: Tensor, hook: Any) -> Tensor:
@@ -376,8 +376,8 @@ def trace_effects(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "layer position"], Float[Tensor, "layer position"]]:
     """The total effect, the indirect effects, and the fraction restored, from a metric on three kinds of runs.
 
-    The total effect is how much the corruption takes away, an indirect effect how much of it a restored state gives back,
-    both means over prompts; the fraction is their ratio. Meng et al. 2022.
+    The total effect is how much the corruption takes away, an indirect effect how much of it a restored state gives
+    back, both means over prompts; the fraction is their ratio. Meng et al. 2022.
     """
     total = (clean - corrupted).mean()
     indirect = (restored - corrupted).mean(dim=-1)
@@ -475,9 +475,7 @@ def check_position(position: int, length: int) -> None:
         raise ValueError(f"Position {position} is out of range: the prompts have {length} tokens.")
 
 
-def _check_cell(
-    model: Any, tokens: Tokens, layer: int, position: int | None = None, head: int | None = None
-) -> None:
+def _check_cell(model: Any, tokens: Tokens, layer: int, position: int | None = None, head: int | None = None) -> None:
     check_device(model, tokens, "The tokens are")
     if not 0 <= layer < model.cfg.n_layers:
         raise ValueError(f"There is no layer {layer}: the model has {model.cfg.n_layers}, counted from 0.")

@@ -138,7 +138,9 @@ def test_nothing_is_computed_where_the_runs_agree(monkeypatch):
     clean[1] = corrupted[1]
     seen = []
     run = fast_sweep._run
-    monkeypatch.setattr(fast_sweep, "_run", lambda n, p, cells, at, *rest: seen.append(cells) or run(n, p, cells, at, *rest))
+    monkeypatch.setattr(
+        fast_sweep, "_run", lambda n, p, cells, at, *rest: seen.append(cells) or run(n, p, cells, at, *rest)
+    )
     sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers), "head", True)
     assert min(int(cells.start.min()) for cells in seen[1:]) == 3
     assert all((cells.prompt == 0).all() for cells in seen[1:])
@@ -305,7 +307,13 @@ def test_attribution_is_the_directional_derivative():
             with torch.no_grad():
                 _, here = model.run_with_cache(base)
                 _, there = model.run_with_cache(source)
-            for kind, position, head in [("resid_pre", 4, None), ("head", 5, 1), ("v", 4, 0), ("pattern", 6, 1), ("mlp_out", 4, None)]:
+            for kind, position, head in [
+                ("resid_pre", 4, None),
+                ("head", 5, 1),
+                ("v", 4, 0),
+                ("pattern", 6, 1),
+                ("mlp_out", 4, None),
+            ]:
                 layer, step = 1, 1e-5
                 name = SITES[kind].name(layer)
                 part = patching.part_of(SITES[kind], position, head)

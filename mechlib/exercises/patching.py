@@ -118,9 +118,7 @@ LOGIT_DIFF = Exercise(
         ),
         Mistake(
             "probabilities",
-            lambda logits, answers: (
-                _pick(logits.softmax(-1), answers, 0) - _pick(logits.softmax(-1), answers, 1)
-            ),
+            lambda logits, answers: _pick(logits.softmax(-1), answers, 0) - _pick(logits.softmax(-1), answers, 1),
             "This is a difference of probabilities. Take the logits as they are.",
         ),
         Mistake(
@@ -321,7 +319,10 @@ PATCH_RESIDUAL = Exercise(
         Mistake(
             "after_the_layer",
             lambda model, tokens, source, layer, position: hooked(
-                model, tokens, _resid(layer, "hook_resid_post"), setting((ALL, position), source[_resid(layer, "hook_resid_post")])
+                model,
+                tokens,
+                _resid(layer, "hook_resid_post"),
+                setting((ALL, position), source[_resid(layer, "hook_resid_post")]),
             ),
             "This patches the stream after the layer. Before it is hook_resid_pre.",
         ),
@@ -383,7 +384,12 @@ PATCH_RESIDUAL = Exercise(
 
 def patch_head_cases(seed: int) -> Iterable[Case]:
     for k, (batch, length, layer, head, changed, sizes) in enumerate(
-        [(3, 7, 1, 1, [1, 4], {}), (2, 5, 0, 2, [2], {"heads": 3}), (1, 6, 2, 0, [0, 3], {}), (3, 3, 1, 2, [0, 1], {"heads": 3})]
+        [
+            (3, 7, 1, 1, [1, 4], {}),
+            (2, 5, 0, 2, [2], {"heads": 3}),
+            (1, 6, 2, 0, [0, 3], {}),
+            (3, 3, 1, 2, [0, 1], {"heads": 3}),
+        ]
     ):
         model = random_gpt2(seed + k, **sizes)
         clean, corrupted = twins(seed + k, batch, length, changed)
@@ -462,7 +468,12 @@ PATCH_HEAD = Exercise(
 
 def sweep_cases(seed: int) -> Iterable[Case]:
     for k, (batch, length, changed, direction, layers) in enumerate(
-        [(3, 5, [1, 3], "denoising", 3), (2, 6, [2], "noising", 2), (1, 4, [1], "denoising", 4), (4, 3, [1], "noising", 3)]
+        [
+            (3, 5, [1, 3], "denoising", 3),
+            (2, 6, [2], "noising", 2),
+            (1, 4, [1], "denoising", 4),
+            (4, 3, [1], "noising", 3),
+        ]
     ):
         clean, corrupted = twins(seed + k, batch, length, changed)
         yield Case(
@@ -478,7 +489,12 @@ def sweep_cases(seed: int) -> Iterable[Case]:
 
 
 def _sweep(
-    flip: bool = False, one_way: bool = False, mean: bool = True, at: int = -1, sign: int = 1, hook: str = "hook_resid_pre"
+    flip: bool = False,
+    one_way: bool = False,
+    mean: bool = True,
+    at: int = -1,
+    sign: int = 1,
+    hook: str = "hook_resid_pre",
 ) -> Callable:
     def answer(model: Any, clean: Tensor, corrupted: Tensor, answers: Tensor, direction: str) -> Tensor:
         noising = direction == "noising" and not one_way
@@ -531,15 +547,13 @@ RESIDUAL_SWEEP = Exercise(
     ],
     equivalents=[
         _sweep(),
-        lambda model, clean, corrupted, answers, direction: (
-            patching.sweep(
-                model,
-                clean,
-                corrupted,
-                lambda logits: _pick(logits, answers, 0) - _pick(logits, answers, 1),
-                direction=direction,
-            ).mean(dim=-1)
-        ),
+        lambda model, clean, corrupted, answers, direction: patching.sweep(
+            model,
+            clean,
+            corrupted,
+            lambda logits: _pick(logits, answers, 0) - _pick(logits, answers, 1),
+            direction=direction,
+        ).mean(dim=-1),
     ],
     hints=[
         "Run the source prompts once with run_with_cache, then loop: for every layer, for every position.",
@@ -607,7 +621,11 @@ CORRUPT_BY_NOISE = Exercise(
     reference=patching.corrupt_by_noise,
     cases=noise_cases,
     mistakes=[
-        Mistake("uniform", _add_noise(torch.rand), "This noise is uniform between 0 and 1. Take Gaussian noise: torch.randn."),
+        Mistake(
+            "uniform",
+            _add_noise(torch.rand),
+            "This noise is uniform between 0 and 1. Take Gaussian noise: torch.randn.",
+        ),
         Mistake(
             "everywhere", _add_noise(everywhere=True), "Every position gets noise. Only the given positions should."
         ),
@@ -651,7 +669,12 @@ CORRUPT_BY_NOISE = Exercise(
 
 
 def trace_cases(seed: int) -> Iterable[Case]:
-    for layers, positions, batch, note in [(3, 4, 5, ""), (2, 6, 1, "a single prompt"), (1, 3, 4, "a single layer"), (3, 3, 3, "")]:
+    for layers, positions, batch, note in [
+        (3, 4, 5, ""),
+        (2, 6, 1, "a single prompt"),
+        (1, 3, 4, "a single layer"),
+        (3, 3, 3, ""),
+    ]:
         clean, corrupted = draws(seed, batch) + 4, draws(seed + 1, batch) - 4
         restored = draws(seed + 2, layers, positions, batch)
         total = (clean - corrupted).mean()
@@ -659,7 +682,9 @@ def trace_cases(seed: int) -> Iterable[Case]:
             {"clean": clean, "corrupted": corrupted, "restored": restored},
             note=note,
             truth=lambda out, total=total: (
-                None if torch.isclose(out[0], total, rtol=1e-3) else "The total effect is the mean of clean less corrupted."
+                None
+                if torch.isclose(out[0], total, rtol=1e-3)
+                else "The total effect is the mean of clean less corrupted."
             ),
         )
 
@@ -743,7 +768,9 @@ TRACE_EFFECTS = Exercise(
 
 
 def ablation_cases(seed: int) -> Iterable[Case]:
-    for k, (batch, many, length, layer, head) in enumerate([(3, 4, 6, 1, 1), (1, 5, 4, 0, 0), (2, 1, 5, 2, 1), (4, 4, 4, 1, 0)]):
+    for k, (batch, many, length, layer, head) in enumerate(
+        [(3, 4, 6, 1, 1), (1, 5, 4, 0, 0), (2, 1, 5, 2, 1), (4, 4, 4, 1, 0)]
+    ):
         yield Case(
             {
                 "model": random_gpt2(seed + k),
@@ -945,7 +972,9 @@ def _attribute(
         held: dict[str, Tensor] = {}
 
         def hold(value: Tensor, hook: Any) -> Tensor:
-            held[f"blocks.{len(held)}.attn.hook_z"] = value = value.detach().clone().requires_grad_() if not held else value
+            held[f"blocks.{len(held)}.attn.hook_z"] = value = (
+                value.detach().clone().requires_grad_() if not held else value
+            )
             value.retain_grad()
             return value
 
@@ -1000,16 +1029,14 @@ HEAD_ATTRIBUTION = Exercise(
     ],
     equivalents=[
         _attribute(),
-        lambda model, clean, corrupted, answers: (
-            attribution.attribute(
-                model,
-                clean,
-                corrupted,
-                lambda logits: _pick(logits, answers, 0) - _pick(logits, answers, 1),
-                ["head"],
-                by_position=False,
-            )["head"].mean(dim=-1)
-        ),
+        lambda model, clean, corrupted, answers: attribution.attribute(
+            model,
+            clean,
+            corrupted,
+            lambda logits: _pick(logits, answers, 0) - _pick(logits, answers, 1),
+            ["head"],
+            by_position=False,
+        )["head"].mean(dim=-1),
     ],
     hints=[
         "You need z of all layers on both runs, and on the corrupted run the gradient of the mean logit difference with respect to it.",
@@ -1028,7 +1055,9 @@ def table_cases(seed: int) -> Iterable[Case]:
     def metric(curve: Tensor, tilt: float, broken: float) -> dict[str, Tensor]:
         span = float(curve.max() - curve.min())
         even = torch.rand(6, 2, generator=generator) * span
-        shift = torch.rand(6, 1, generator=generator) * span * torch.tensor([1.0, -1.0]) + 2 * tilt * span * torch.tensor([1.0, 0.0])
+        shift = torch.rand(6, 1, generator=generator) * span * torch.tensor(
+            [1.0, -1.0]
+        ) + 2 * tilt * span * torch.tensor([1.0, 0.0])
         clean, corrupted = curve[-1] + draws(seed, 8) * 0.1, curve[0] + draws(seed + 1, 8) * 0.1
         return {
             "curve": curve,
@@ -1036,7 +1065,9 @@ def table_cases(seed: int) -> Iterable[Case]:
             "tilted": even + shift,
             "clean": clean,
             "corrupted": corrupted,
-            "broken": corrupted.mean() + broken * (clean.mean() - corrupted.mean()) + 0.3 * (draws(seed + 2, 8) - draws(seed + 2, 8).mean()),
+            "broken": corrupted.mean()
+            + broken * (clean.mean() - corrupted.mean())
+            + 0.3 * (draws(seed + 2, 8) - draws(seed + 2, 8).mean()),
         }
 
     line, bent, jump = 2 * dose + 1, dose.sigmoid(), (dose > 0.3).float()
@@ -1126,9 +1157,13 @@ METRIC_TABLE = Exercise(
         _table(),
         lambda measured: {
             name: {
-                "continuous": bool((m["curve"][1:] - m["curve"][:-1]).abs().max() / (m["curve"].max() - m["curve"].min()) <= 0.1),
+                "continuous": bool(
+                    (m["curve"][1:] - m["curve"][:-1]).abs().max() / (m["curve"].max() - m["curve"].min()) <= 0.1
+                ),
                 "linear": bool(
-                    (m["curve"] - torch.linspace(float(m["curve"][0]), float(m["curve"][-1]), len(m["curve"]))).abs().max()
+                    (m["curve"] - torch.linspace(float(m["curve"][0]), float(m["curve"][-1]), len(m["curve"])))
+                    .abs()
+                    .max()
                     / (m["curve"].max() - m["curve"].min())
                     <= 0.01
                 ),

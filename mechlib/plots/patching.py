@@ -92,15 +92,15 @@ def plot_against(
         return finish(figure, title)
 
 
-def plot_metric_table(
-    table: Mapping[str, Mapping[str, bool]], good: Mapping[str, bool], title: str = ""
-) -> Figure:
+def plot_metric_table(table: Mapping[str, Mapping[str, bool]], good: Mapping[str, bool], title: str = "") -> Figure:
     """A row for each metric, a column for each property: "yes" or "no", green-blue where that is what one wants."""
     metrics, properties = list(table), list(good)
     wanted = torch.tensor([[table[m][p] == good[p] for p in properties] for m in metrics]).float()
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(1.35 * len(properties) + 1.5, 0.36 * len(metrics) + 1.5))
-        axis.imshow(wanted, cmap=plt.matplotlib.colors.ListedColormap(["#F3C6A5", "#A9D4E8"]), vmin=0, vmax=1, aspect="auto")
+        axis.imshow(
+            wanted, cmap=plt.matplotlib.colors.ListedColormap(["#F3C6A5", "#A9D4E8"]), vmin=0, vmax=1, aspect="auto"
+        )
         for (row, column), metric in zip(_cells(wanted), [m for m in metrics for _ in properties], strict=True):
             axis.text(column, row, "yes" if table[metric][properties[column]] else "no", ha="center", va="center")
         axis.set_xticks(range(len(properties)), [p.replace("_", " ").replace(", ", ",\n") for p in properties])

@@ -54,8 +54,15 @@ device = next(model.parameters()).device
 
 def batch(prompts):
     """Clean tokens, corrupted tokens, answers [batch 2] and the position where each prompt's answer is read."""
-    clean, corrupted = (tasks.to_tokens(model.tokenizer, [getattr(p, k) for p in prompts]).to(device) for k in ("text", "corrupted"))
-    return clean, corrupted, tasks.answer_tokens(model.tokenizer, prompts).to(device), tasks.positions(prompts).to(device)
+    clean, corrupted = (
+        tasks.to_tokens(model.tokenizer, [getattr(p, k) for p in prompts]).to(device) for k in ("text", "corrupted")
+    )
+    return (
+        clean,
+        corrupted,
+        tasks.answer_tokens(model.tokenizer, prompts).to(device),
+        tasks.positions(prompts).to(device),
+    )
 
 
 def end(tokens, at):
@@ -239,10 +246,17 @@ check("patching.residual_sweep", residual_sweep)
 # %% tags=["experiment"]
 words = ["<bos>", "The", "city", "of", "1st word", "2nd word", "is"]
 stream = {
-    direction: normalised_effect(residual_sweep(model, clean, corrupted, answers, direction), clean_diff, corrupted_diff, direction)
+    direction: normalised_effect(
+        residual_sweep(model, clean, corrupted, answers, direction), clean_diff, corrupted_diff, direction
+    )
     for direction in ("denoising", "noising")
 }
-plots.plot_sweeps(stream, words, "The city is read at the first word of the name too, and is at the last position by the top layer", "patched position")
+plots.plot_sweeps(
+    stream,
+    words,
+    "The city is read at the first word of the name too, and is at the last position by the top layer",
+    "patched position",
+)
 
 # %% tags=["experiment", "finding"]
 top = stream["denoising"].argmax(dim=1).tolist()
@@ -268,8 +282,12 @@ with FlopCounterMode(display=False) as naive:
     mine = residual_sweep(model, clean, corrupted, answers)
 with FlopCounterMode(display=False) as fast:
     theirs = sweep(model, clean, corrupted, metric).mean(dim=-1)
-passes = {name: counted.get_total_flops() / one.get_total_flops() for name, counted in (("naive", naive), ("sweep", fast))}
-print(f"your loop: {passes['naive']:.0f} forward passes; the library's sweep: as much arithmetic as {passes['sweep']:.1f}")
+passes = {
+    name: counted.get_total_flops() / one.get_total_flops() for name, counted in (("naive", naive), ("sweep", fast))
+}
+print(
+    f"your loop: {passes['naive']:.0f} forward passes; the library's sweep: as much arithmetic as {passes['sweep']:.1f}"
+)
 
 # %% tags=["experiment", "finding"]
 print("the two agree within 1e-5 of the range:", bool((mine - theirs).abs().max() < 1e-5 * (mine.max() - mine.min())))
@@ -327,12 +345,21 @@ for name in ("and_gate", "or_gate"):
     whole = [logit_diff(gate(tokens)[:, -1], yes_no) for tokens in (one_one, zero_zero)]
     gates[name] = {
         direction: [
-            normalised_effect(logit_diff(patch_head(gate, runs[direction], caches[direction], 0, head)[:, -1], yes_no), *whole, direction).item()
+            normalised_effect(
+                logit_diff(patch_head(gate, runs[direction], caches[direction], 0, head)[:, -1], yes_no),
+                *whole,
+                direction,
+            ).item()
             for head in (0, 1, 2)
         ]
         for direction in runs
     }
-plots.plot_gates(gates, ["head 0.0", "head 0.1", "idle 0.2"], "Noising finds the parts of an AND, denoising the parts of an OR", "normalised effect")
+plots.plot_gates(
+    gates,
+    ["head 0.0", "head 0.1", "idle 0.2"],
+    "Noising finds the parts of an AND, denoising the parts of an OR",
+    "normalised effect",
+)
 
 # %% tags=["experiment", "finding"]
 for name, directions in gates.items():
@@ -350,12 +377,21 @@ i_values = {"clean": i_metric(end(i_clean, i_at)), "corrupted": i_metric(end(i_c
 heads = {}
 for direction in ("denoising", "noising"):
     values = sweep(model, i_clean, i_corrupted, i_metric, "head", by_position=False, direction=direction, at=i_at)
-    heads[direction] = normalised_effect(values.mean(dim=-1), i_values["clean"].mean(), i_values["corrupted"].mean(), direction)
-plots.plot_sweeps(heads, [f"head {h}" for h in range(model.cfg.n_heads)], "Indirect objects: a few heads carry most of the effect, in both directions")
+    heads[direction] = normalised_effect(
+        values.mean(dim=-1), i_values["clean"].mean(), i_values["corrupted"].mean(), direction
+    )
+plots.plot_sweeps(
+    heads,
+    [f"head {h}" for h in range(model.cfg.n_heads)],
+    "Indirect objects: a few heads carry most of the effect, in both directions",
+)
 
 # %% tags=["experiment", "finding"]
 ranked = {d: heads[d].abs().flatten().argsort(descending=True)[:2].tolist() for d in heads}
-print("the two heads with the largest effects:", {d: [f"{i // model.cfg.n_heads}.{i % model.cfg.n_heads}" for i in found] for d, found in ranked.items()})
+print(
+    "the two heads with the largest effects:",
+    {d: [f"{i // model.cfg.n_heads}.{i % model.cfg.n_heads}" for i in found] for d, found in ranked.items()},
+)
 both = torch.corrcoef(torch.stack([heads["denoising"].flatten(), -heads["noising"].flatten()]))[0, 1]
 print(f"denoising against minus noising: correlation {both:.2f}")
 
@@ -438,13 +474,26 @@ check("patching.trace_effects", trace_effects)
 embeddings = model.W_E[clean]
 scale = 3 * model.W_E.std().item()
 noisy = corrupt_by_noise(embeddings, [4, 5], scale, torch.Generator().manual_seed(0))
-print(f"the noise is {((noisy - embeddings)[:, 4].norm(dim=-1) / embeddings[:, 4].norm(dim=-1)).mean():.1f} times as long as an embedding")
+print(
+    f"the noise is {((noisy - embeddings)[:, 4].norm(dim=-1) / embeddings[:, 4].norm(dim=-1)).mean():.1f} times as long as an embedding"
+)
 log_metric = partial(log_prob, answers=answers)
 traces = {}
-for name, site, window in (("residual stream after a layer", "resid_post", 1), ("MLP outputs, window of 2", "mlp_out", 2)):
-    trace = causal_trace(model, clean, [4, 5], log_metric, scale, site, window, generator=torch.Generator().manual_seed(0))
+for name, site, window in (
+    ("residual stream after a layer", "resid_post", 1),
+    ("MLP outputs, window of 2", "mlp_out", 2),
+):
+    trace = causal_trace(
+        model, clean, [4, 5], log_metric, scale, site, window, generator=torch.Generator().manual_seed(0)
+    )
     total, _, traces[name] = trace_effects(trace.clean, trace.corrupted, trace.restored)
-plots.plot_sweeps(traces, words, f"Causal tracing: noise on the landmark costs {total:.1f} nats; what each restored state gives back", "restored position", "fraction restored")
+plots.plot_sweeps(
+    traces,
+    words,
+    f"Causal tracing: noise on the landmark costs {total:.1f} nats; what each restored state gives back",
+    "restored position",
+    "fraction restored",
+)
 
 # %% tags=["experiment", "finding"]
 control = causal_trace(model, clean, [1, 2], log_metric, scale, generator=torch.Generator().manual_seed(0))
@@ -493,10 +542,13 @@ def mean_ablation(
 # %% check="patching.mean_ablation"
 check("patching.mean_ablation", mean_ablation)
 
+
 # %% tags=["experiment"]
 def z_norms(tokens):
     _, cache = model.run_with_cache(tokens)
-    return torch.stack([cache[f"blocks.{layer}.attn.hook_z"][:, -1].norm(dim=-1) for layer in range(model.cfg.n_layers)])
+    return torch.stack(
+        [cache[f"blocks.{layer}.attn.hook_z"][:, -1].norm(dim=-1) for layer in range(model.cfg.n_layers)]
+    )
 
 
 lost = {"zero": [], "mean": [], "resample": []}
@@ -540,6 +592,7 @@ def attention_knockout(
     model, tokens: Int[Tensor, "batch position"], edges: list, layers: list[int]
 ) -> Float[Tensor, "batch position vocabulary"]:
     """The logits when these layers' heads may not look along these edges."""
+
     ### BEGIN SOLUTION
     def cut(scores, hook):
         scores = scores.clone()
@@ -564,18 +617,38 @@ gender = {
     name: normalised_effect(sweep(model, p_clean, p_corrupted, p_metric, site).mean(dim=-1), *p_diffs)
     for name, site in (("residual stream", "resid_pre"), ("attention outputs", "attn_out"), ("MLP outputs", "mlp_out"))
 }
-print(f"{len(said)} professions; she or he, whichever is usual: logit difference {p_diffs[0]:.2f}, twin {p_diffs[1]:.2f}")
-plots.plot_sweeps(gender, p_words, "The pronoun's gender stays at the profession until late attention carries it to the end", "patched position")
+print(
+    f"{len(said)} professions; she or he, whichever is usual: logit difference {p_diffs[0]:.2f}, twin {p_diffs[1]:.2f}"
+)
+plots.plot_sweeps(
+    gender,
+    p_words,
+    "The pronoun's gender stays at the profession until late attention carries it to the end",
+    "patched position",
+)
 
 # %% tags=["experiment"]
 last, layers = len(p_words) - 1, list(range(model.cfg.n_layers))
-cuts = {"nothing": [], "first half": layers[: len(layers) // 2], "second half": layers[len(layers) // 2 :], "all layers": layers}
+cuts = {
+    "nothing": [],
+    "first half": layers[: len(layers) // 2],
+    "second half": layers[len(layers) // 2 :],
+    "all layers": layers,
+}
 knocked = {
-    who: {name: p_metric(attention_knockout(model, p_clean, [(last, key)], cut)[:, -1]).mean().item() for name, cut in cuts.items()}
+    who: {
+        name: p_metric(attention_knockout(model, p_clean, [(last, key)], cut)[:, -1]).mean().item()
+        for name, cut in cuts.items()
+    }
     for who, key in (("end -> profession", 2), ("end -> The (control)", 1))
 }
-plots.plot_lines(range(len(cuts)), {who: list(values.values()) for who, values in knocked.items()}, "cut in: " + ", ".join(f"{i} {n}" for i, n in enumerate(cuts)),
-                 "logit difference", "The end looks at the profession in the second half of the layers")
+plots.plot_lines(
+    range(len(cuts)),
+    {who: list(values.values()) for who, values in knocked.items()},
+    "cut in: " + ", ".join(f"{i} {n}" for i, n in enumerate(cuts)),
+    "logit difference",
+    "The end looks at the profession in the second half of the layers",
+)
 
 # %% tags=["experiment", "finding"]
 gone = {who: {name: v < 0.5 * values["nothing"] for name, v in values.items()} for who, values in knocked.items()}
@@ -633,7 +706,9 @@ def measure(metric, corrupted, answers, new_answers):
     return {
         "curve": torch.stack([metric(start[:1] + dose * push[:1], i_answers[:1])[0] for dose in doses]),
         "even": torch.stack([metric(logits["clean"], i_answers), metric(logits["exchanged"], turned)], dim=1),
-        "tilted": torch.stack([metric(logits["clean"] + prior, i_answers), metric(logits["exchanged"] + prior, turned)], dim=1),
+        "tilted": torch.stack(
+            [metric(logits["clean"] + prior, i_answers), metric(logits["exchanged"] + prior, turned)], dim=1
+        ),
         "clean": metric(logits["clean"], i_answers),
         "corrupted": metric(logits[corrupted], new_answers),
         "broken": metric(logits["broken"], i_answers),
@@ -693,7 +768,11 @@ check("patching.metric_table", metric_table)
 # %% tags=["experiment"]
 twin, new = metric_table(measured["twin"]), metric_table(measured["new name"])
 table = {
-    name: {**{k: v for k, v in twin[name].items() if k != "fooled"}, "fooled, twin": twin[name]["fooled"], "fooled, new name": new[name]["fooled"]}
+    name: {
+        **{k: v for k, v in twin[name].items() if k != "fooled"},
+        "fooled, twin": twin[name]["fooled"],
+        "fooled, new name": new[name]["fooled"],
+    }
     for name in candidates
 }
 good = {"continuous": True, "linear": True, "prior_independent": True, "fooled, twin": False, "fooled, new name": False}
@@ -736,7 +815,10 @@ for name, row in table.items():
 
 # %% exercise="patching.head_attribution"
 def head_attribution(
-    model, clean: Int[Tensor, "batch position"], corrupted: Int[Tensor, "batch position"], answers: Int[Tensor, "batch 2"]
+    model,
+    clean: Int[Tensor, "batch position"],
+    corrupted: Int[Tensor, "batch position"],
+    answers: Int[Tensor, "batch 2"],
 ) -> Float[Tensor, "layer head"]:
     """Gradient on the corrupted run times the change of each head's output."""
     ### BEGIN SOLUTION
@@ -769,15 +851,26 @@ estimate = attribution_patching(model, i_clean, i_corrupted, i_metric, "head", b
 
 
 def correlation(chosen):
-    return torch.corrcoef(torch.stack([true[..., chosen].mean(-1).flatten(), estimate[..., chosen].mean(-1).flatten()]))[0, 1]
+    return torch.corrcoef(
+        torch.stack([true[..., chosen].mean(-1).flatten(), estimate[..., chosen].mean(-1).flatten()])
+    )[0, 1]
 
 
 draws = torch.randint(len(i_clean), (1000, len(i_clean)), generator=torch.Generator().manual_seed(0))
 low, high = torch.stack([correlation(chosen) for chosen in draws]).quantile(torch.tensor([0.025, 0.975]))
 r = correlation(slice(None))
 x, y = true.mean(dim=-1).flatten(), estimate.mean(dim=-1).flatten()
-named = {int(i): f"{int(i) // model.cfg.n_heads}.{int(i) % model.cfg.n_heads}" for i in x.abs().argsort(descending=True)[:3]}
-plots.plot_against(x, y, "true effect (patching)", "estimate (attribution)", f"The estimate ranks the heads (r = {r:.3f}) but shrinks the large effects", named)
+named = {
+    int(i): f"{int(i) // model.cfg.n_heads}.{int(i) % model.cfg.n_heads}" for i in x.abs().argsort(descending=True)[:3]
+}
+plots.plot_against(
+    x,
+    y,
+    "true effect (patching)",
+    "estimate (attribution)",
+    f"The estimate ranks the heads (r = {r:.3f}) but shrinks the large effects",
+    named,
+)
 
 # %% tags=["experiment"]
 print(f"correlation over heads {r:.4f}, 95% interval over {len(i_clean)} held-out prompts [{low:.4f}, {high:.4f}]")
@@ -791,7 +884,9 @@ for name, expected in (("and_gate", "AND"), ("or_gate", "OR")):
     gate = handmade(name, device="cpu")
     one_one, zero_zero = gate.to_tokens("1 1 ="), gate.to_tokens("0 0 =")
     yes_no = torch.tensor([[gate.to_single_token("yes"), gate.to_single_token("no")]])
-    guess = attribution_patching(gate, one_one, zero_zero, partial(logit_diff, answers=yes_no), "head", by_position=False)
+    guess = attribution_patching(
+        gate, one_one, zero_zero, partial(logit_diff, answers=yes_no), "head", by_position=False
+    )
     before = logit_diff(gate(zero_zero)[:, -1], yes_no)
     truth = sweep(gate, one_one, zero_zero, partial(logit_diff, answers=yes_no), "head", by_position=False) - before
     print(f"{expected} gate, denoising head 0.0: true {truth[0, 0, 0]:.0f}, estimated {guess[0, 0, 0]:.0f}")
