@@ -3,8 +3,8 @@
     python benchmarks/patching.py [pocket] [gpt2] > benchmarks/patching.md
 
 Both work on one thread, and their turns alternate. Times are seconds of this process's processor, so another program
-on the machine disturbs little; ours include both unpatched runs, TransformerLens's not even the cache that it needs. Where
-TransformerLens would need many minutes, a fixed random 5% of its cells is timed and scaled up, and the
+on the machine disturbs little; ours include both unpatched runs, TransformerLens's not even the cache that it needs.
+Where TransformerLens would need many minutes, a fixed random 5% of its cells is timed and scaled up, and the
 differences are those on these cells. Peak memory is the growth of the process (Linux only).
 """
 
@@ -18,12 +18,12 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from datetime import date
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import transformer_lens
 import transformer_lens.patching as peer
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -115,8 +115,8 @@ def theirs(model: Any, base: Any, cache: Any, metric: Any, site: str, axes: list
 
 
 def compare(model: Any, share: float) -> None:
-    print("| sweep | corrupted | cells | TransformerLens, s | ours, s | ratio | forward passes | largest difference / range"
-          " | peak, MB (TransformerLens) |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print("| sweep | corrupted | cells | TransformerLens, s | ours, s | ratio | forward passes |"
+          " largest difference / range | peak, MB (TransformerLens) |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     clean, corrupted, answers = prompts(model, [1])
     with FlopCounterMode(display=False) as one, torch.no_grad():
         model(clean)
@@ -156,12 +156,12 @@ def main() -> None:
     rate = min(timed(lambda: a @ b)[1] for _ in range(20))
     print(f"""# Patching sweeps: TransformerLens against mechlib
 
-{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}, transformer-lens
-{transformer_lens.__version__ if hasattr(transformer_lens, "__version__") else ""}, {BATCH} prompts of {LENGTH} tokens. Made by `python benchmarks/patching.py`.
+{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}, transformer-lens {version("transformer-lens")},
+{BATCH} prompts of {LENGTH} tokens. Made by `python benchmarks/patching.py`.
 
 - Times are processor seconds of one run each (pocket: the best of three), the two taking turns.
-- *forward passes*: the arithmetic of our sweep as PyTorch's flop counter has it, in units of a full forward pass; TransformerLens
-  spends one a cell.
+- *forward passes*: the arithmetic of our sweep as PyTorch's flop counter has it, in units of a full forward pass;
+  TransformerLens spends one a cell.
 - *corrupted*: how many tokens differ between the twins. TransformerLens does not care; ours skips what cannot change.
 - This processor multiplies large matrices at {2 * a.numel() * b.shape[1] / rate / 1e9:.0f} GFLOP/s.
 """)

@@ -2,8 +2,8 @@
 
 What does a patch not change? (docs/fast-patching.md goes through it slowly.)
 
-1. Nothing before the patched layer. So a cell *joins* the computation at its layer: with the residual stream of the base
-   run (the one that is patched; computed once), plus what the patch adds to it.
+1. Nothing before the patched layer. So a cell *joins* the computation at its layer: with the residual stream of the
+   base run (the one that is patched; computed once), plus what the patch adds to it.
 2. Nothing left of the patched position. Only positions from there on are computed; they look at the base run's keys and
    values on their left.
 3. Nothing at all where the two runs agree: those cells keep the base run's value.
@@ -310,7 +310,7 @@ def _at(values: Float[Tensor, "item position d"], positions: Int[Tensor, item]) 
 
 
 def _split(cells: _Cells, network: _Network, patches: _Patches) -> Iterator[slice]:
-    """Runs of cells with the same start, so short that they need no more memory than the weights and the base run do."""
+    """Runs of cells with the same start, so short that they need no more memory than weights and base run do."""
     size = network.W_U.element_size()
     budget = network.bytes + sum(value.numel() for value in patches.base.values()) * size
     begin, length = 0, patches.length

@@ -1,4 +1,4 @@
-"""Patching: the sweeps against TransformerLens and against the naive loop, hand-written models, and what can go wrong."""
+"""Patching: the sweeps against TransformerLens and the naive loop, hand-written models, and what can go wrong."""
 
 import io
 from contextlib import redirect_stderr

@@ -32,6 +32,10 @@ FIGURES = {
     "loss_curves": lambda: plots.plot_loss_curves({"a": D[0], "b": D[1]}, 100, "t"),
     "lines": lambda: plots.plot_lines([0, 0.5, 1], {"a": D[:, 0], "b": [1, 2, 3]}, "x", "y", reference=1.0),
     "neurons": lambda: plots.plot_neurons(W, LABELS, "t"),
+    "sweeps": lambda: plots.plot_sweeps({"denoising": D, "noising": -D}, list("abcdef"), "t", "position"),
+    "gates": lambda: plots.plot_gates({"AND": {"denoising": [0, 1], "noising": [-1, 0]}}, ["a", "b"], "t", "y"),
+    "against": lambda: plots.plot_against(D[0], D[1], "x", "y", "t", {2: "0.1"}),
+    "metric_table": lambda: plots.plot_metric_table({"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t"),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import torch
 from jaxtyping import Float
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -18,7 +19,7 @@ def plot_sweeps(
     xlabel: str = "",
     label: str = "normalised effect",
 ) -> Figure:
-    """One map for each entry: layers from bottom to top, a column for each token (or head), numbers where they are large.
+    """One map for each entry: layers from bottom to top, a column for each token (or head), large values written in.
 
     Red is above zero, blue below; all maps share one scale, symmetric about zero.
     """
@@ -98,9 +99,7 @@ def plot_metric_table(table: Mapping[str, Mapping[str, bool]], good: Mapping[str
     wanted = torch.tensor([[table[m][p] == good[p] for p in properties] for m in metrics]).float()
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(1.35 * len(properties) + 1.5, 0.36 * len(metrics) + 1.5))
-        axis.imshow(
-            wanted, cmap=plt.matplotlib.colors.ListedColormap(["#F3C6A5", "#A9D4E8"]), vmin=0, vmax=1, aspect="auto"
-        )
+        axis.imshow(wanted, cmap=ListedColormap(["#F3C6A5", "#A9D4E8"]), vmin=0, vmax=1, aspect="auto")
         for (row, column), metric in zip(_cells(wanted), [m for m in metrics for _ in properties], strict=True):
             axis.text(column, row, "yes" if table[metric][properties[column]] else "no", ha="center", va="center")
         axis.set_xticks(range(len(properties)), [p.replace("_", " ").replace(", ", ",\n") for p in properties])
