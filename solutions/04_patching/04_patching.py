@@ -611,10 +611,14 @@ def attention_knockout(
 check("patching.attention_knockout", attention_knockout)
 
 # %% tags=["experiment"]
-said = [p for p in tasks.pronouns(model.tokenizer, 130) if p.labels["wording"] == "The {profession} smiled, and then"]
+said = [
+    p
+    for p in tasks.pronouns(model.tokenizer, 120, lead=True)
+    if p.labels["wording"] == "The {profession} smiled, and then" and p.positions["end"] == 15
+]
 p_clean, p_corrupted, p_answers, p_at = batch(said)
 p_metric = partial(logit_diff, answers=p_answers)
-p_words = ["<bos>", "The", "profession", "smiled", ",", "and", "then"]
+p_words = "<bos> It was a long day at the place . The profession smiled , and then".split()
 p_diffs = [p_metric(end(tokens, p_at)).mean() for tokens in (p_clean, p_corrupted)]
 gender = {
     name: normalised_effect(sweep(model, p_clean, p_corrupted, p_metric, site).mean(dim=-1), *p_diffs)
@@ -643,7 +647,7 @@ knocked = {
         name: p_metric(attention_knockout(model, p_clean, [(last, key)], cut)[:, -1]).mean().item()
         for name, cut in cuts.items()
     }
-    for who, key in (("end -> profession", 2), ("end -> The (control)", 1))
+    for who, key in (("end -> profession", 11), ("end -> was (control)", 2))
 }
 plots.plot_lines(
     range(len(cuts)),
@@ -659,7 +663,9 @@ for who, values in gone.items():
     print(who, "| more than half of the preference gone:", values)
 
 # %% [markdown]
-# The gender sits at the profession through most of the network, where the first MLP makes it out of the word, and travels to the end late, directly. Cutting another edge into the same position does nothing: the control.
+# The gender sits at the profession through most of the network, where the first MLP makes it out of the word, and travels to the end late, directly. Cutting another edge into the same position does nothing: the
+# control. Choose controls with care, though: in prompts without the sentence in front, cutting the end's look at the first "The" in the first half of the layers costs more than half of the preference too. A knockout also changes what the
+# *other* keys receive.
 
 # %% [markdown]
 # ## 6. Which metric?
