@@ -84,7 +84,7 @@ class _Network:
     """The model's weights (not copied), and its forward pass in pieces that can begin anywhere."""
 
     def __init__(self, model: Any):
-        config = getattr(getattr(model, "original_model", None), "config", None)
+        config: Any = getattr(getattr(model, "original_model", None), "config", None)
         if getattr(config, "model_type", None) != "gpt2":
             raise Unsupported("the fast sweep knows GPT-2's architecture only")
         if config.activation_function not in ACTIVATIONS or config.add_cross_attention:

@@ -418,7 +418,7 @@ def causal_trace(
         rows = []
         for layer, position in itertools.product(range(n_layers), range(tokens.shape[1])):
             first = max(0, min(layer - (window - 1) // 2, n_layers - window))
-            hooks = [("hook_embed", noise)]
+            hooks: list[tuple[str, Callable]] = [("hook_embed", noise)]
             hooks += [(name, _put(cache[name], position)) for name in names[first : first + window]]
             rows.append(measure(metric, model.run_with_hooks(tokens, fwd_hooks=hooks), read))
     restored = torch.stack(rows).view(n_layers, tokens.shape[1], len(tokens))

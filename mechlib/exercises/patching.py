@@ -48,7 +48,7 @@ def run_of(model: Recipe, tokens: Tensor) -> Recipe:
     return Recipe("activations", {"model": model, "tokens": tokens})
 
 
-def hooked(model: Any, tokens: Tensor, name: str, edit: Callable[[Tensor], None]) -> Tensor:
+def hooked(model: Any, tokens: Tensor, name: str, edit: Callable[[Tensor], Any]) -> Tensor:
     """The logits after an edit in place of a copy of one activation."""
 
     def hook(value: Tensor, hook: Any) -> Tensor:
@@ -571,10 +571,11 @@ def noise_cases(seed: int) -> Iterable[Case]:
         (2000, 3, 2, [0], 2.0, True),
         (1500, 5, 2, [4, 1], 0.3, False),
     ]:
-        inputs = {"embeddings": draws(seed, batch, length, d), "positions": positions, "scale": scale}
+        embeddings = draws(seed, batch, length, d)
+        inputs = {"embeddings": embeddings, "positions": positions, "scale": scale}
         generator = Recipe("generator", {"seed": seed + d}) if given else None
         # What is compared is a sample: the noise itself, a row a prompt.
-        yield Case({**inputs, "generator": generator}, drive="draw", compare=_noise(inputs["embeddings"]))
+        yield Case({**inputs, "generator": generator}, drive="draw", compare=_noise(embeddings))
 
 
 def _noise(embeddings: Tensor) -> comparing.Compare:
@@ -677,16 +678,16 @@ def trace_cases(seed: int) -> Iterable[Case]:
     ]:
         clean, corrupted = draws(seed, batch) + 4, draws(seed + 1, batch) - 4
         restored = draws(seed + 2, layers, positions, batch)
-        total = (clean - corrupted).mean()
         yield Case(
             {"clean": clean, "corrupted": corrupted, "restored": restored},
             note=note,
-            truth=lambda out, total=total: (
-                None
-                if torch.isclose(out[0], total, rtol=1e-3)
-                else "The total effect is the mean of clean less corrupted."
-            ),
+            truth=_total_is((clean - corrupted).mean()),
         )
+
+
+def _total_is(total: Tensor) -> Callable[[Any], str | None]:
+    sentence = "The total effect is the mean of clean less corrupted."
+    return lambda out: None if torch.isclose(out[0], total, rtol=1e-3) else sentence
 
 
 TRACE_EFFECTS = Exercise(
@@ -987,7 +988,7 @@ def _attribute(
         for name in names:
             step = caches[0][name] - caches[1][name]
             step = caches[0][name] if activation else -step if flip else step
-            product = held[name].grad * step  # type: ignore[operator]
+            product = held[name].grad * step
             rows.append((product[:, -1:] if last else product).sum(dim=(0, 1, 3)))
         return torch.stack(rows).detach()
 
