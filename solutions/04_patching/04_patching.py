@@ -555,14 +555,14 @@ def z_norms(tokens):
 
 
 lost = {"zero": [], "mean": [], "resample": []}
-for layer in range(model.cfg.n_layers):
-    for head in range(model.cfg.n_heads):
-        for kind, logits in {
-            "zero": zero_ablation(model, clean, layer, head),
-            "mean": mean_ablation(model, clean, clean, layer, head),
-            "resample": resample_ablation(model, clean, clean, layer, head, torch.Generator().manual_seed(0)),
-        }.items():
-            lost[kind].append((logit_diff(logits[:, -1], answers).mean() - clean_diff).item())
+for cell in range(model.cfg.n_layers * model.cfg.n_heads):
+    layer, head = divmod(cell, model.cfg.n_heads)
+    for kind, ablated in {
+        "zero": zero_ablation(model, clean, layer, head),
+        "mean": mean_ablation(model, clean, clean, layer, head),
+        "resample": resample_ablation(model, clean, clean, layer, head, torch.Generator().manual_seed(0)),
+    }.items():
+        lost[kind].append((logit_diff(ablated[:, -1], answers).mean() - clean_diff).item())
 plots.plot_sweeps(
     {kind: torch.tensor(values).view(model.cfg.n_layers, -1) for kind, values in lost.items()},
     [f"head {h}" for h in range(model.cfg.n_heads)],
@@ -682,8 +682,8 @@ last_stream = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
 
 
 def know_nothing(stream, hook):
-    stream = stream.clone()
-    stream[rows, i_at] = stream[rows, i_at].mean(dim=0)
+    stream, known = stream.clone(), stream
+    stream[rows, i_at] = known[rows, i_at].mean(dim=0)
     return stream
 
 
