@@ -56,6 +56,10 @@ FIGURES = {
     "training": lambda: plots.plot_training(
         [1, 2, 5], {"loss": {"a": [3, 2, 1]}, "score": {"b": [0, 1, 2]}}, "t", (2, 4)
     ),
+    "sweeps": lambda: plots.plot_sweeps({"denoising": D, "noising": -D}, list("abcdef"), "t", "position"),
+    "gates": lambda: plots.plot_gates({"AND": {"denoising": [0, 1], "noising": [-1, 0]}}, ["a", "b"], "t", "y"),
+    "against": lambda: plots.plot_against(D[0], D[1], "x", "y", "t", {2: "0.1"}),
+    "metric_table": lambda: plots.plot_metric_table({"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t"),
 }
 
 

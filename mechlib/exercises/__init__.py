@@ -13,6 +13,7 @@ TOPICS = [
     "superposition",
     "induction",
     "logit_lens",
+    "patching",
 ]  # in the order of the chapters; each names a module here and the first half of its exercises' ids
 
 

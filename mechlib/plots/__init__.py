@@ -21,6 +21,7 @@ from mechlib.plots.logit_lens import (
     plot_lens_grid,
     plot_sites,
 )
+from mechlib.plots.patching import plot_against, plot_gates, plot_metric_table, plot_sweeps
 from mechlib.plots.residual_stream import plot_against_random, plot_grids, plot_patterns, plot_sum
 from mechlib.plots.style import COLOURS, SIGNED, STYLE
 from mechlib.plots.superposition import (
@@ -42,15 +43,18 @@ __all__ = [
     "plot_against_random",
     "plot_depth_matrix",
     "plot_depths",
+    "plot_against",
     "plot_dimensionality",
     "plot_dimensions_per_feature",
     "plot_features_in_plane",
+    "plot_gates",
     "plot_gram",
     "plot_grids",
     "plot_lens_and_shares",
     "plot_lens_grid",
     "plot_lines",
     "plot_loss_curves",
+    "plot_metric_table",
     "plot_neurons",
     "plot_patterns",
     "plot_phase_diagram",
@@ -64,4 +68,5 @@ __all__ = [
     "plot_head_effects",
     "plot_spectra",
     "plot_training",
+    "plot_sweeps",
 ]

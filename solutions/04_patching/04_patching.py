@@ -1,0 +1,949 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · Activation patching
+#
+# [▶ Open this chapter in Colab]({{colab}})
+#
+# **Which activation causes the answer, and how do I measure it?**
+#
+# ![Where the landmark's city is, layer by layer](picture.png)
+#
+# A probe or a lens tells you what *could* be read from an activation. To know what the model *does* read, reach in and change it. Take two
+# prompts that differ in one fact, copy one vector from one run into the other, and see whether the answer follows. That is all there is to activation patching; the hard part is choosing: which
+# corruption, which direction, which site, which metric. Each choice can fool you, and in this chapter each one will.
+#
+# **When you are done** you can trace a fact through a model with interventions, say what is sufficient and what is necessary, defend your metric, and
+# estimate thousands of patches from one backward pass, knowing when the estimate lies.
+#
+# **You need** PyTorch, and hooks as in chapter 00. **Time:** three hours for you, about a minute for your computer. No GPU, no network.
+
+# %% tags=["setup"]
+try:
+    import mechlib
+except ImportError:  # in Colab, or in a bare folder: install it once; the torch that is already there stays
+    # %pip install --quiet "mechlib @ git+{{repository}}"
+    import mechlib
+
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mechlib import metrics, plots, tasks
+from mechlib.attribution import attribution_patching
+from mechlib.check import borrow, check, hint, progress, reveal
+from mechlib.handmade import handmade
+from mechlib.models import load
+from mechlib.patching import causal_trace, resample_ablation, sweep, zero_ablation
+
+torch.manual_seed(0)  # the one seed of this notebook
+torch.set_grad_enabled(False)  # gradients are switched on where they are needed
+torch.set_num_threads(1)  # this model is so small that more threads only get into each other's way
+model = load("pocket")
+device = next(model.parameters()).device
+
+
+def batch(prompts):
+    """Clean tokens, corrupted tokens, answers [batch 2] and the position where each prompt's answer is read."""
+    clean, corrupted = (
+        tasks.to_tokens(model.tokenizer, [getattr(p, k) for p in prompts]).to(device) for k in ("text", "corrupted")
+    )
+    return (
+        clean,
+        corrupted,
+        tasks.answer_tokens(model.tokenizer, prompts).to(device),
+        tasks.positions(prompts).to(device),
+    )
+
+
+def end(tokens, at):
+    """The logits where each prompt's answer is read: [batch vocabulary]."""
+    return model(tokens)[torch.arange(len(tokens)), at]
+
+
+# %% [markdown]
+# **How to work.** Replace every `raise NotImplementedError` by your own lines, run the cell, and run the check under it. `hint("patching.logit_diff")` helps a little and, called again, a little
+# more; `borrow(...)` hands over the solution (no points); `progress()` shows how far you are. Models and caches that you are given must be left as they were.
+
+# %% [markdown]
+# ## 1. A question with two names
+#
+# The model has learned forty invented landmarks. Each is two words, and the same two words the other way round are *another* landmark in *another* city. So
+# neither word alone gives the city away. The corrupted twin exchanges the two words, and nothing else.
+
+# %% tags=["experiment"]
+wording = "The city of {subject} is"
+landmarks = [
+    p
+    for split in ("train", "held-out pairs")
+    for p in tasks.facts(model.tokenizer, 120, split=split, relation="landmark_city")
+    if p.labels["wording"] == wording and p.labels["invented"]
+]
+clean, corrupted, answers, at = batch(landmarks)
+print(f"{len(landmarks)} prompts, such as")
+for p in landmarks[:3]:
+    print(f"  {p.text!r} ->{p.answer}     twin {p.corrupted!r} ->{p.distractor}")
+
+# %% [markdown]
+# ### Exercise 1 · `logit_diff`
+# *5 minutes, ★☆☆☆, 1 point*
+#
+# How strongly does the model prefer the answer to the distractor? Return the answer's logit less the distractor's, for each prompt.
+#
+# **In:** `logits` where the answer is read, shape (batch, vocabulary); `answers`, shape (batch, 2): the ids of the answer and of the distractor. **Out:** shape (batch,).
+#
+# **Example:** `logits = [[1., 5., 2.]]`, `answers = [[1, 2]]` gives `[3.]`.
+
+
+# %% exercise="patching.logit_diff"
+def logit_diff(logits: Float[Tensor, "batch vocabulary"], answers: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch"]:
+    """The answer's logit less the distractor's."""
+    ### BEGIN SOLUTION
+    chosen = logits.gather(1, answers)
+    return chosen[:, 0] - chosen[:, 1]
+    ### END SOLUTION
+
+
+# %% check="patching.logit_diff"
+check("patching.logit_diff", logit_diff)
+
+# %% [markdown]
+# ### Exercise 2 · `log_prob`
+# *5 minutes, ★☆☆☆, 1 point*
+#
+# Another candidate: the log-probability (in nats) of the answer among all words.
+#
+# **In:** as before (column 0 of `answers` is the answer). **Out:** shape (batch,).
+#
+# **Example:** `logits = [[0., 0.]]`, `answers = [[1, 0]]` gives `[-0.6931]`.
+
+
+# %% exercise="patching.log_prob"
+def log_prob(logits: Float[Tensor, "batch vocabulary"], answers: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch"]:
+    """The answer's log-probability, in nats."""
+    ### BEGIN SOLUTION
+    return logits.log_softmax(dim=-1).gather(1, answers[:, :1])[:, 0]
+    ### END SOLUTION
+
+
+# %% check="patching.log_prob"
+check("patching.log_prob", log_prob)
+
+# %% tags=["experiment", "finding"]
+clean_diff, corrupted_diff = (logit_diff(end(tokens, at), answers).mean() for tokens in (clean, corrupted))
+print(f"mean logit difference: clean {clean_diff:.1f}, corrupted {corrupted_diff:.1f}")
+
+# %% [markdown]
+# The corruption turns the preference round. Now between the two runs lies the question of this chapter: *which activation* carries the difference?
+
+# %% [markdown]
+# ## 2. One vector at a time
+#
+# ### Exercise 3 · `patch_residual`
+# *20 minutes, ★★☆☆, 2 points*
+#
+# Run `tokens`, but with the residual stream *before* a layer, at one position, taken from another run.
+#
+# **In:** the model; `tokens`, shape (batch, position); `source`, the other run's cache (`source["blocks.2.hook_resid_pre"]` is the stream before layer 2); `layer`; `position`. **Out:** all logits, shape (batch, position, vocabulary).
+#
+# **Example:** with the cache of the same tokens, the logits are those of `model(tokens)`.
+
+
+# %% exercise="patching.patch_residual"
+def patch_residual(
+    model, tokens: Int[Tensor, "batch position"], source, layer: int, position: int
+) -> Float[Tensor, "batch position vocabulary"]:
+    """The logits with the residual stream before `layer` at `position` taken from another run."""
+    ### BEGIN SOLUTION
+    name = f"blocks.{layer}.hook_resid_pre"
+
+    def put(stream, hook):
+        stream = stream.clone()
+        stream[:, position] = source[name][:, position]
+        return stream
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, put)])
+    ### END SOLUTION
+
+
+# %% check="patching.patch_residual"
+check("patching.patch_residual", patch_residual)
+
+# %% [markdown]
+# There are two directions. **Denoising** runs the corrupted prompt and puts *clean* activations in: is this vector *sufficient* to bring the answer back? **Noising** runs the clean prompt and puts *corrupted*
+# activations in: is the vector *necessary*, so that the answer breaks without it? They answer different questions, so give them different signs.
+#
+# ### Exercise 4 · `normalised_effect`
+# *10 minutes, ★★☆☆, 2 points*
+#
+# Express a metric's change in units of the whole way from corrupted to clean. Denoising: 0 as corrupted, 1 fully restored. Noising: 0 as clean, **-1** fully destroyed. NaN where clean and corrupted are equal.
+#
+# **In:** `patched`, `clean`, `corrupted` (they broadcast), `direction` ("denoising" or "noising"). **Out:** a tensor.
+#
+# **Example:** patched 1, clean 3, corrupted -1: denoising 0.5, noising -0.5.
+
+
+# %% exercise="patching.normalised_effect"
+def normalised_effect(patched: Tensor, clean: Tensor, corrupted: Tensor, direction: str = "denoising") -> Tensor:
+    """The change from the run that was patched, over clean - corrupted."""
+    ### BEGIN SOLUTION
+    start = corrupted if direction == "denoising" else clean
+    gap = clean - corrupted
+    return (patched - start) / torch.where(gap == 0, torch.nan, gap)
+    ### END SOLUTION
+
+
+# %% check="patching.normalised_effect"
+check("patching.normalised_effect", normalised_effect)
+
+# %% [markdown]
+# ### Exercise 5 · `residual_sweep`
+# *20 minutes, ★★★☆, 3 points*
+#
+# Now everywhere: patch the residual stream before every layer at every position, one at a time, and return the mean logit difference at the **last** position for each.
+#
+# **In:** the model, `clean` and `corrupted` tokens, `answers`, `direction`. **Out:** shape (layer, position).
+#
+# **Example:** for twins that differ at position 2 only, everything left of column 2 equals the unpatched value.
+
+
+# %% exercise="patching.residual_sweep"
+def residual_sweep(
+    model,
+    clean: Int[Tensor, "batch position"],
+    corrupted: Int[Tensor, "batch position"],
+    answers: Int[Tensor, "batch 2"],
+    direction: str = "denoising",
+) -> Float[Tensor, "layer position"]:
+    """The mean logit difference at the last position, for a patch at each layer and position."""
+    ### BEGIN SOLUTION
+    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    _, cache = model.run_with_cache(source)
+    values = torch.zeros(model.cfg.n_layers, base.shape[1], device=base.device)
+    for layer in range(model.cfg.n_layers):
+        for position in range(base.shape[1]):
+            logits = patch_residual(model, base, cache, layer, position)
+            values[layer, position] = logit_diff(logits[:, -1], answers).mean()
+    return values
+    ### END SOLUTION
+
+
+# %% check="patching.residual_sweep"
+check("patching.residual_sweep", residual_sweep)
+
+# %% [markdown]
+# **Predict** before you run it: the prompt is `<bos> The city of Alder Sable is`. In layer 0, which columns can do anything? In the last layer?
+
+# %% tags=["experiment"]
+words = ["<bos>", "The", "city", "of", "1st word", "2nd word", "is"]
+stream = {
+    direction: normalised_effect(
+        residual_sweep(model, clean, corrupted, answers, direction), clean_diff, corrupted_diff, direction
+    )
+    for direction in ("denoising", "noising")
+}
+plots.plot_sweeps(
+    stream,
+    words,
+    "The two words of the name carry the city together; by the top layer most of it is at the end",
+    "patched position",
+)
+
+# %% tags=["experiment", "finding"]
+top = stream["denoising"].argmax(dim=1).tolist()
+print("most sufficient position before each layer:", [words[i] for i in top])
+print("columns left of the name do nothing:", bool((stream["denoising"][:, :4].abs() < 1e-4).all()))
+
+# %% [markdown]
+# At layer 0 both words of the name matter, as they must: only together they say the city. Higher up the information has begun to move to the last position. The columns left of
+# the name are the control: nothing there differs, so nothing there can have an effect.
+#
+# What would have fooled us: no single cell reaches 1. Two vectors carry the fact *together*, and a method that changes one at a time sees a part of each.
+#
+# ### What does a sweep cost?
+#
+# Your loop takes one forward pass for each cell. But nothing before the patched layer changes, nothing left of the patched position, and where both runs agree there is nothing to
+# do. `mechlib.patching.sweep` uses that (docs/fast-patching.md) and gives your numbers. PyTorch counts the arithmetic:
+
+# %% tags=["experiment"]
+metric = partial(logit_diff, answers=answers)
+with FlopCounterMode(display=False) as one:
+    model(clean)
+with FlopCounterMode(display=False) as naive:
+    mine = residual_sweep(model, clean, corrupted, answers)
+with FlopCounterMode(display=False) as fast:
+    theirs = sweep(model, clean, corrupted, metric).mean(dim=-1)
+passes = {
+    name: counted.get_total_flops() / one.get_total_flops() for name, counted in (("naive", naive), ("sweep", fast))
+}
+print(
+    f"your loop: {passes['naive']:.0f} forward passes; the library's sweep: as much arithmetic as {passes['sweep']:.1f}"
+)
+
+# %% tags=["experiment", "finding"]
+print("the two agree within 1e-5 of the range:", bool((mine - theirs).abs().max() < 1e-5 * (mine.max() - mine.min())))
+print("the sweep does less than a quarter of the work:", passes["sweep"] < passes["naive"] / 4)
+
+# %% [markdown]
+# ## 3. Which heads? And which direction?
+#
+# Take indirect objects: *"When Mary and John went to the store, John gave a drink to"* -> Mary. The twin says *Mary gave a drink to*. All names are ones that the model saw only alone.
+#
+# ### Exercise 6 · `patch_head`
+# *15 minutes, ★★☆☆, 2 points*
+#
+# Run `tokens` with one head's output taken from another run, at all positions. A head's output, before W_O mixes the heads, is called z: `blocks.{layer}.attn.hook_z`, shape (batch, position, head, d_head).
+#
+# **In:** the model, `tokens`, `source` (the other run's cache), `layer`, `head`. **Out:** all logits.
+#
+# **Example:** on the gate below, putting the clean head 0.0 into `0 1 =` restores its bit.
+
+
+# %% exercise="patching.patch_head"
+def patch_head(
+    model, tokens: Int[Tensor, "batch position"], source, layer: int, head: int
+) -> Float[Tensor, "batch position vocabulary"]:
+    """The logits with one head's output (z) taken from another run."""
+    ### BEGIN SOLUTION
+    name = f"blocks.{layer}.attn.hook_z"
+
+    def put(z, hook):
+        z = z.clone()
+        z[:, :, head] = source[name][:, :, head]
+        return z
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, put)])
+    ### END SOLUTION
+
+
+# %% check="patching.patch_head"
+check("patching.patch_head", patch_head)
+
+# %% [markdown]
+# Before the trained model, two machines whose truth we know, because their weights were written by hand: an AND gate and an OR gate. Prompt `x y =`; head 0.0 carries x, head 0.1 carries y, head 0.2
+# is idle, and an MLP computes the answer. Clean is `1 1`, corrupted `0 0`.
+#
+# **Predict** for each gate: which direction finds the two heads?
+
+# %% tags=["experiment"]
+gates = {}
+for name in ("and_gate", "or_gate"):
+    gate = handmade(name, device="cpu")
+    one_one, zero_zero = gate.to_tokens("1 1 ="), gate.to_tokens("0 0 =")
+    yes_no = torch.tensor([[gate.to_single_token("yes"), gate.to_single_token("no")]])
+    caches = {"denoising": gate.run_with_cache(one_one)[1], "noising": gate.run_with_cache(zero_zero)[1]}
+    runs = {"denoising": zero_zero, "noising": one_one}
+    whole = [logit_diff(gate(tokens)[:, -1], yes_no) for tokens in (one_one, zero_zero)]
+    gates[name] = {
+        direction: [
+            normalised_effect(
+                logit_diff(patch_head(gate, runs[direction], caches[direction], 0, head)[:, -1], yes_no),
+                *whole,
+                direction,
+            ).item()
+            for head in (0, 1, 2)
+        ]
+        for direction in runs
+    }
+plots.plot_gates(
+    gates,
+    ["head 0.0", "head 0.1", "idle 0.2"],
+    "Noising finds the parts of an AND, denoising the parts of an OR",
+    "normalised effect",
+)
+
+# %% tags=["experiment", "finding"]
+for name, directions in gates.items():
+    print(name, {direction: [round(v) + 0 for v in values] for direction, values in directions.items()})
+
+# %% [markdown]
+# In the AND gate each input is necessary and none is sufficient: denoising one at a time finds **nothing**. In the OR gate it is the other way round. Had you run only one direction, you would have reported
+# an idle layer, with a picture to prove it. Now the trained model.
+
+# %% tags=["experiment"]
+ioi = tasks.ioi(model.tokenizer, 120, split="held-out names")
+i_clean, i_corrupted, i_answers, i_at = batch(ioi)
+i_metric = partial(logit_diff, answers=i_answers)
+i_values = {"clean": i_metric(end(i_clean, i_at)), "corrupted": i_metric(end(i_corrupted, i_at))}
+heads = {}
+for direction in ("denoising", "noising"):
+    values = sweep(model, i_clean, i_corrupted, i_metric, "head", by_position=False, direction=direction, at=i_at)
+    heads[direction] = normalised_effect(
+        values.mean(dim=-1), i_values["clean"].mean(), i_values["corrupted"].mean(), direction
+    )
+plots.plot_sweeps(
+    heads,
+    [f"head {h}" for h in range(model.cfg.n_heads)],
+    "Indirect objects: a few heads carry most of the effect, in both directions",
+)
+
+# %% tags=["experiment", "finding"]
+ranked = {d: heads[d].abs().flatten().argsort(descending=True)[:2].tolist() for d in heads}
+print(
+    "the two heads with the largest effects:",
+    {d: [f"{i // model.cfg.n_heads}.{i % model.cfg.n_heads}" for i in found] for d, found in ranked.items()},
+)
+both = torch.corrcoef(torch.stack([heads["denoising"].flatten(), -heads["noising"].flatten()]))[0, 1]
+print(f"denoising against minus noising: correlation {both:.2f}")
+
+# %% [markdown]
+# Here the two directions agree: on these prompts this model has neither an AND nor an OR of heads that a single patch could miss. You know that only because you ran both. (And heads in layer 0 that read S2 are hardly
+# the name movers of GPT-2: chapter 05 is about that.)
+#
+# ### In your own words · 1
+# *2 points, graded by a person*
+#
+# A paper reports: "denoising any single head restores less than 2% of the logit difference, so no head matters for this task". What else could be true, and which two experiments would tell?
+
+# %% [markdown] question="patching.words-directions" points=2
+# The heads could work like an AND: each is necessary, none is sufficient, so that denoising one of them does nothing while another input is still corrupted. (Or many heads share the work.) Noising the same heads, one at a time, would
+# find an AND; denoising several heads at once (pairs, or the whole layer) would restore the answer if they are sufficient together.
+#
+# *Rubric: 1 point for naming that denoising tests sufficiency and misses jointly sufficient parts; 1 point for noising and for patching several heads together.*
+
+# %% [markdown]
+# ## 4. Corrupting without a twin: causal tracing
+#
+# Sometimes there is no twin of equal length. Meng et al. make the subject unreadable instead: noise on its embeddings, three standard deviations strong. Then they restore one clean state at a time.
+#
+# ### Exercise 7 · `corrupt_by_noise`
+# *15 minutes, ★★☆☆, 2 points*
+#
+# Return a copy of the embeddings with independent Gaussian noise of standard deviation `scale` added at the given positions, in every prompt.
+#
+# **In:** `embeddings`, shape (batch, position, d_model); `positions`, a list; `scale`; a `torch.Generator` or None. **Out:** the same shape; the input stays as it is.
+#
+# **Example:** with `scale=0.` the result equals the input.
+
+
+# %% exercise="patching.corrupt_by_noise"
+def corrupt_by_noise(
+    embeddings: Float[Tensor, "batch position d_model"],
+    positions: list[int],
+    scale: float,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "batch position d_model"]:
+    """The embeddings with Gaussian noise at some positions."""
+    ### BEGIN SOLUTION
+    batch_size, _, d_model = embeddings.shape
+    noised = embeddings.clone()
+    noised[:, positions] += scale * torch.randn(batch_size, len(positions), d_model, generator=generator)
+    return noised
+    ### END SOLUTION
+
+
+# %% check="patching.corrupt_by_noise"
+check("patching.corrupt_by_noise", corrupt_by_noise)
+
+# %% [markdown]
+# ### Exercise 8 · `trace_effects`
+# *10 minutes, ★★☆☆, 2 points*
+#
+# From a metric on three kinds of runs: the **total effect** (clean less corrupted), each state's **indirect effect** (restored less corrupted), both means over the prompts, and the **fraction restored**: indirect over total.
+#
+# **In:** `clean` and `corrupted`, shape (batch,); `restored`, shape (layer, position, batch). **Out:** a tuple: a scalar tensor, and two tensors (layer, position).
+#
+# **Example:** clean `[4., 6.]`, corrupted `[0., 2.]`, restored `[[[1., 3.]]]`: total 4, indirect 1, fraction 0.25.
+
+
+# %% exercise="patching.trace_effects"
+def trace_effects(
+    clean: Float[Tensor, "batch"], corrupted: Float[Tensor, "batch"], restored: Float[Tensor, "layer position batch"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "layer position"], Float[Tensor, "layer position"]]:
+    """Total effect, indirect effects, fraction restored."""
+    ### BEGIN SOLUTION
+    total = (clean - corrupted).mean()
+    indirect = (restored - corrupted).mean(dim=-1)
+    return total, indirect, indirect / total
+    ### END SOLUTION
+
+
+# %% check="patching.trace_effects"
+check("patching.trace_effects", trace_effects)
+
+# %% tags=["experiment"]
+embeddings = model.W_E[clean]
+scale = 3 * model.W_E.std().item()
+noisy = corrupt_by_noise(embeddings, [4, 5], scale, torch.Generator().manual_seed(0))
+print(
+    f"the noise is {((noisy - embeddings)[:, 4].norm(dim=-1) / embeddings[:, 4].norm(dim=-1)).mean():.1f} times as long as an embedding"
+)
+log_metric = partial(log_prob, answers=answers)
+traces = {}
+for name, site, window in (
+    ("residual stream after a layer", "resid_post", 1),
+    ("MLP outputs, window of 2", "mlp_out", 2),
+):
+    trace = causal_trace(
+        model, clean, [4, 5], log_metric, scale, site, window, generator=torch.Generator().manual_seed(0)
+    )
+    total, _, traces[name] = trace_effects(trace.clean, trace.corrupted, trace.restored)
+plots.plot_sweeps(
+    traces,
+    words,
+    f"Causal tracing: noise on the landmark costs {total:.1f} nats; what each restored state gives back",
+    "restored position",
+    "fraction restored",
+)
+
+# %% tags=["experiment", "finding"]
+control = causal_trace(model, clean, [1, 2], log_metric, scale, generator=torch.Generator().manual_seed(0))
+without = trace_effects(control.clean, control.corrupted, control.restored)[0]
+print("noise on the landmark does more harm than on 'The city':", bool(total > without))
+best = traces["residual stream after a layer"][-1].argmax().item()
+print("after the last layer the answer is at:", words[best])
+traced, swapped = traces["residual stream after a layer"][0, -1].item(), stream["denoising"][1, -1].item()
+print("the end after layer 0: restored against noise", f"{traced:.1f},", "against the twin", f"{swapped:.1f}")
+
+# %% [markdown]
+# Look at the end after layer 0. Against the twin it restored a fifth; against noise it restores most, as if the city were known there already. It is not: noise takes the
+# whole model off its distribution, and the clean state *repairs* the position where the answer is read, whatever the landmark was. And a window restores several layers, so a wide one finds a site in almost any model.
+# Prefer twins where you can have them.
+
+# %% [markdown]
+# ## 5. Removing instead of replacing
+#
+# What if a head said *nothing about this prompt*? Zero is the simplest nothing, but the model may never have seen a zero. The mean over other prompts is what the head usually says.
+#
+# ### Exercise 9 · `mean_ablation`
+# *15 minutes, ★★☆☆, 2 points*
+#
+# Run `tokens` with one head's output (z) set, at each position, to its mean over the reference prompts.
+#
+# **In:** the model, `tokens`, `reference` (other prompts of equal length), `layer`, `head`. **Out:** all logits.
+#
+# **Example:** with a single prompt as `tokens` and as `reference`, nothing changes.
+
+
+# %% exercise="patching.mean_ablation"
+def mean_ablation(
+    model, tokens: Int[Tensor, "batch position"], reference: Int[Tensor, "prompt position"], layer: int, head: int
+) -> Float[Tensor, "batch position vocabulary"]:
+    """The logits with a head's output set to its mean over the reference prompts."""
+    ### BEGIN SOLUTION
+    name = f"blocks.{layer}.attn.hook_z"
+    usual = model.run_with_cache(reference)[1][name].mean(dim=0)
+
+    def put(z, hook):
+        z = z.clone()
+        z[:, :, head] = usual[:, head]
+        return z
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, put)])
+    ### END SOLUTION
+
+
+# %% check="patching.mean_ablation"
+check("patching.mean_ablation", mean_ablation)
+
+
+# %% tags=["experiment"]
+def z_norms(tokens):
+    _, cache = model.run_with_cache(tokens)
+    return torch.stack(
+        [cache[f"blocks.{layer}.attn.hook_z"][:, -1].norm(dim=-1) for layer in range(model.cfg.n_layers)]
+    )
+
+
+lost = {"zero": [], "mean": [], "resample": []}
+for cell in range(model.cfg.n_layers * model.cfg.n_heads):
+    layer, head = divmod(cell, model.cfg.n_heads)
+    for kind, ablated in {
+        "zero": zero_ablation(model, clean, layer, head),
+        "mean": mean_ablation(model, clean, clean, layer, head),
+        "resample": resample_ablation(model, clean, clean, layer, head, torch.Generator().manual_seed(0)),
+    }.items():
+        lost[kind].append((logit_diff(ablated[:, -1], answers).mean() - clean_diff).item())
+plots.plot_sweeps(
+    {kind: torch.tensor(values).view(model.cfg.n_layers, -1) for kind, values in lost.items()},
+    [f"head {h}" for h in range(model.cfg.n_heads)],
+    "The landmark's city: what removing a head does depends on what stands in for it",
+    label="change of the logit difference",
+)
+
+# %% tags=["experiment"]
+print("smallest norm of any head's output on these prompts:", f"{z_norms(clean).amin():.2f} (zero would be 0)")
+
+# %% [markdown]
+# No head ever says zero. Zero ablation therefore also removes what a head says *always* (a constant that later layers rely on), and charges it to the head's account.
+#
+# ### Where does the pronoun's gender come from?
+#
+# *"The nurse said that"* -> she, 95 times in a hundred in this model's corpus; *"The doctor said that"* -> he. Where is the gender? Patching tells; and **attention knockout** tells by which look it travels.
+#
+# ### Exercise 10 · `attention_knockout`
+# *20 minutes, ★★★☆, 2 points*
+#
+# Run `tokens` while no head of the given layers may look along the given edges. An edge is (query position, key position). The attention of the other keys must still add up to one.
+#
+# **In:** the model, `tokens`, `edges` (a list of pairs), `layers` (a list). **Out:** all logits. The scores before the softmax, at `blocks.{layer}.attn.hook_attn_scores`, have shape (batch, head, query, key).
+#
+# **Example:** no edges, no change.
+
+
+# %% exercise="patching.attention_knockout"
+def attention_knockout(
+    model, tokens: Int[Tensor, "batch position"], edges: list, layers: list[int]
+) -> Float[Tensor, "batch position vocabulary"]:
+    """The logits when these layers' heads may not look along these edges."""
+
+    ### BEGIN SOLUTION
+    def cut(scores, hook):
+        scores = scores.clone()
+        for query, key in edges:
+            scores[:, :, query, key] = -torch.inf
+        return scores
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_attn_scores", cut) for layer in layers])
+    ### END SOLUTION
+
+
+# %% check="patching.attention_knockout"
+check("patching.attention_knockout", attention_knockout)
+
+# %% tags=["experiment"]
+said = [
+    p
+    for p in tasks.pronouns(model.tokenizer, 120, lead=True)
+    if p.labels["wording"] == "The {profession} smiled, and then" and p.positions["end"] == 15
+]
+p_clean, p_corrupted, p_answers, p_at = batch(said)
+p_metric = partial(logit_diff, answers=p_answers)
+p_words = [
+    "<bos>",
+    "It",
+    "was",
+    "a",
+    "long",
+    "day",
+    "at",
+    "the",
+    "place",
+    ".",
+    "The",
+    "profession",
+    "smiled",
+    ",",
+    "and",
+    "then",
+]
+p_diffs = [p_metric(end(tokens, p_at)).mean() for tokens in (p_clean, p_corrupted)]
+gender = {
+    name: normalised_effect(sweep(model, p_clean, p_corrupted, p_metric, site).mean(dim=-1), *p_diffs)
+    for name, site in (("residual stream", "resid_pre"), ("attention outputs", "attn_out"), ("MLP outputs", "mlp_out"))
+}
+print(
+    f"{len(said)} professions; she or he, whichever is usual: logit difference {p_diffs[0]:.2f}, twin {p_diffs[1]:.2f}"
+)
+plots.plot_sweeps(
+    gender,
+    p_words,
+    "The pronoun's gender stays at the profession until late attention carries it to the end",
+    "patched position",
+)
+
+# %% tags=["experiment"]
+last, layers = len(p_words) - 1, list(range(model.cfg.n_layers))
+cuts = {
+    "nothing": [],
+    "first half": layers[: len(layers) // 2],
+    "second half": layers[len(layers) // 2 :],
+    "all layers": layers,
+}
+knocked = {
+    who: {
+        name: p_metric(attention_knockout(model, p_clean, [(last, key)], cut)[:, -1]).mean().item()
+        for name, cut in cuts.items()
+    }
+    for who, key in (("end -> profession", 11), ("end -> was (control)", 2))
+}
+plots.plot_lines(
+    range(len(cuts)),
+    {who: list(values.values()) for who, values in knocked.items()},
+    "cut in: " + ", ".join(f"{i} {n}" for i, n in enumerate(cuts)),
+    "logit difference",
+    "The end looks at the profession in the second half of the layers",
+)
+
+# %% tags=["experiment", "finding"]
+gone = {who: {name: v < 0.5 * values["nothing"] for name, v in values.items()} for who, values in knocked.items()}
+for who, values in gone.items():
+    print(who, "| more than half of the preference gone:", values)
+
+# %% [markdown]
+# The gender sits at the profession through most of the network, where the first MLP makes it out of the word, and travels to the end late, directly. Cutting another edge into the same position does nothing: the
+# control. Choose controls with care, though: in prompts without the sentence in front, cutting the end's look at the first "The" in the first half of the layers costs more than half of the preference too. A knockout also changes what the
+# *other* keys receive.
+
+# %% [markdown]
+# ## 6. Which metric?
+#
+# You have used the logit difference, and once the log-probability. Zhang & Nanda ask four things of a metric. We *measure* them, on indirect objects, and you decide each cell.
+#
+# - **continuous, linear:** add evidence for the answer, and against the distractor, in equal steps to what the unembedding reads. Does the metric move smoothly, and in a straight line?
+# - **independent of the names' prior:** exchange the two names in every prompt, so that each name is the answer once. Then make one name likelier everywhere and the other one less likely. Does the average stay?
+# - **fooled:** break the model, so that it knows *nothing* about the prompt (every prompt gets the mean stream). Does that look like recovery?
+
+# %% tags=["experiment"]
+rows = torch.arange(len(i_clean))
+last_stream = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+
+
+def know_nothing(stream, hook):
+    stream, known = stream.clone(), stream
+    stream[rows, i_at] = known[rows, i_at].mean(dim=0)
+    return stream
+
+
+io, s = i_answers.T
+exchanged = i_clean.clone()
+exchanged[i_clean == io[:, None]] = s[:, None].expand_as(i_clean)[i_clean == io[:, None]]
+exchanged[i_clean == s[:, None]] = io[:, None].expand_as(i_clean)[i_clean == s[:, None]]
+push = (model.W_U[:, io] - model.W_U[:, s]).T @ model.W_U
+push = 1.0 * push / logit_diff(push, i_answers)[:, None]  # one step changes the logit difference by one
+logits = {
+    "clean": end(i_clean, i_at),
+    "exchanged": end(exchanged, i_at),
+    "twin": end(i_corrupted, i_at),
+    "broken": model.run_with_hooks(i_clean, fwd_hooks=[(last_stream, know_nothing)])[rows, i_at],
+}
+new_name = batch(tasks.ioi(model.tokenizer, 120, split="held-out names", corruption="random"))
+logits["new name"] = end(new_name[1], new_name[3])
+prior = torch.zeros_like(logits["clean"])
+prior[rows, io], prior[rows, s] = 2.0, -2.0
+
+candidates = {"logit difference": logit_diff, "logit": metrics.logit, "log-probability": log_prob, "probability": metrics.prob,
+              "top answer?": metrics.accuracy, "answer > distractor?": metrics.preference}  # fmt: skip
+
+
+def measure(metric, corrupted, answers, new_answers):
+    turned = i_answers.flip(1)
+    start = logits["clean"] - logit_diff(logits["clean"], i_answers)[:, None] * push  # no preference
+    doses = torch.linspace(-6, 6, 121)
+    return {
+        "curve": torch.stack([metric(start[:1] + dose * push[:1], i_answers[:1])[0] for dose in doses]),
+        "even": torch.stack([metric(logits["clean"], i_answers), metric(logits["exchanged"], turned)], dim=1),
+        "tilted": torch.stack(
+            [metric(logits["clean"] + prior, i_answers), metric(logits["exchanged"] + prior, turned)], dim=1
+        ),
+        "clean": metric(logits["clean"], i_answers),
+        "corrupted": metric(logits[corrupted], new_answers),
+        "broken": metric(logits["broken"], i_answers),
+    }
+
+
+measured = {
+    corrupted: {name: measure(metric, corrupted, i_answers, wanted) for name, metric in candidates.items()}
+    for corrupted, wanted in (("twin", i_answers), ("new name", new_name[2]))
+}
+plots.plot_lines(
+    [-6, -4, -2, 0, 2, 4, 6],
+    {name: (m["curve"] / m["curve"].abs().max())[::20] for name, m in measured["twin"].items()},
+    "evidence for the answer (logits)",
+    "metric / its largest value",
+    "Only logits follow the evidence in a straight line",
+)
+
+# %% [markdown]
+# ### Exercise 11 · `metric_table` (optional)
+# *25 minutes, ★★★☆, 3 points*
+#
+# Decide the table. `measured[metric]` holds tensors: `curve` (doses), `even` and `tilted` (pairs, 2), and `clean`, `corrupted`, `broken` (prompts). With *range* = largest less smallest value of the curve, a metric is
+# - `continuous` if no step of the curve is larger than a tenth of the range;
+# - `linear` if the curve stays within 1% of the range from the straight line between its two ends;
+# - `prior_independent` if the mean of everything in `tilted` differs from the mean of everything in `even` by at most 1% of the range;
+# - `fooled` if (broken - corrupted) / (clean - corrupted), with means over the prompts, is more than 0.1.
+#
+# **Out:** `{metric: {"continuous": bool, "linear": bool, "prior_independent": bool, "fooled": bool}}`, plain bools, in this order.
+#
+# **Example:** a curve `[0., 0., 1., 1.]` is neither continuous nor linear.
+
+
+# %% exercise="patching.metric_table"
+def metric_table(measured: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, bool]]:
+    """For each metric: is it continuous, linear, independent of the prior, fooled by a broken model?"""
+    ### BEGIN SOLUTION
+    table = {}
+    for name, m in measured.items():
+        curve = m["curve"]
+        span = curve.max() - curve.min()
+        line = curve[0] + (curve[-1] - curve[0]) * torch.linspace(0, 1, len(curve))
+        clean, corrupted, broken = (m[key].mean() for key in ("clean", "corrupted", "broken"))
+        table[name] = {
+            "continuous": bool(curve.diff().abs().max() <= span / 10),
+            "linear": bool((curve - line).abs().max() <= span / 100),
+            "prior_independent": bool((m["tilted"].mean() - m["even"].mean()).abs() <= span / 100),
+            "fooled": bool((broken - corrupted) / (clean - corrupted) > 0.1),
+        }
+    return table
+    ### END SOLUTION
+
+
+# %% check="patching.metric_table"
+check("patching.metric_table", metric_table)
+
+# %% tags=["experiment"]
+twin, new = metric_table(measured["twin"]), metric_table(measured["new name"])
+table = {
+    name: {
+        **{k: v for k, v in twin[name].items() if k != "fooled"},
+        "fooled, twin": twin[name]["fooled"],
+        "fooled, new name": new[name]["fooled"],
+    }
+    for name in candidates
+}
+good = {"continuous": True, "linear": True, "prior_independent": True, "fooled, twin": False, "fooled, new name": False}
+plots.plot_metric_table(table, good, "The table of metrics, measured (blue: as one would wish)")
+
+# %% tags=["experiment", "finding"]
+for name, row in table.items():
+    print(f"{name:22s}", {k: "yes" if v else "no" for k, v in row.items()})
+
+# %% [markdown]
+# Read the last two columns with care: they say that "can it be fooled?" is a property of the metric *and the corruption*. With the twin the corrupted run is confidently wrong, so anything
+# that merely destroys confidence brings a logit difference back to zero, which is half of the way. Where the corruption only removes the information (a new name), a broken model restores nothing. The
+# slide that says "the logit difference is safe" silently assumes the second kind.
+#
+# ### In your own words · 2
+# *2 points, graded by a person*
+#
+# With a twin that turns the answer round, patching a site gives a normalised effect of 0.5 in the logit difference. Name two very different things that may have happened, and a measurement that tells them apart.
+
+# %% [markdown] question="patching.words-half" points=2
+# The site may carry half of the information about the right answer; or the patch may have destroyed what made the model confident of the wrong one, leaving it undecided. Look at each name's probability (or logit) by itself, or at the rank of the
+# answer among all words: in the first case the answer gains, in the second only the distractor loses. A corruption that removes the information instead of reversing it (a third name) also tells: mere destruction then has an effect of 0.
+#
+# *Rubric: 1 point for the two cases, 1 point for a measurement that would come out differently.*
+
+# %% [markdown]
+# ## 7. All patches from one backward pass
+#
+# A thousand patches cost a thousand runs, unless you trust the slope: effect ≈ gradient · (clean - corrupted).
+#
+# ### Exercise 12 · `head_attribution` (optional, hard)
+# *30 minutes, ★★★★, 3 points*
+#
+# Estimate every head's denoising effect (its z, at all positions) on the mean logit difference at the last position, from two forward passes and one backward pass. The model's parameters are frozen, so let the graph begin at the embeddings.
+#
+# **In:** the model, `clean`, `corrupted`, `answers`. **Out:** the estimated *change* of the mean logit difference, shape (layer, head), without a graph.
+#
+# **Example:** on the hand-written chain, heads 0.1 and 1.0 get 8 each, which is exact: the chain is linear.
+
+
+# %% exercise="patching.head_attribution"
+def head_attribution(
+    model,
+    clean: Int[Tensor, "batch position"],
+    corrupted: Int[Tensor, "batch position"],
+    answers: Int[Tensor, "batch 2"],
+) -> Float[Tensor, "layer head"]:
+    """Gradient on the corrupted run times the change of each head's output."""
+    ### BEGIN SOLUTION
+    names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+    _, there = model.run_with_cache(clean)
+    held = []
+
+    def hold(z, hook):
+        held.append(z)
+        return z
+
+    begin = ("hook_embed", lambda embeddings, hook: embeddings.detach().requires_grad_())
+    with torch.enable_grad():
+        logits = model.run_with_hooks(corrupted, fwd_hooks=[begin, *((name, hold) for name in names)])
+        slopes = torch.autograd.grad(logit_diff(logits[:, -1], answers).mean(), held)
+    steps = [there[name] - z.detach() for name, z in zip(names, held)]
+    return torch.stack([(slope * step).sum(dim=(0, 1, 3)) for slope, step in zip(slopes, steps)])
+    ### END SOLUTION
+
+
+# %% check="patching.head_attribution"
+check("patching.head_attribution", head_attribution)
+
+# %% [markdown]
+# Against the truth, over held-out prompts (whose ends differ, so the library's version reads them where they are):
+
+# %% tags=["experiment"]
+true = sweep(model, i_clean, i_corrupted, i_metric, "head", by_position=False, at=i_at) - i_values["corrupted"]
+estimate = attribution_patching(model, i_clean, i_corrupted, i_metric, "head", by_position=False, at=i_at)
+
+
+def correlation(chosen):
+    return torch.corrcoef(
+        torch.stack([true[..., chosen].mean(-1).flatten(), estimate[..., chosen].mean(-1).flatten()])
+    )[0, 1]
+
+
+draws = torch.randint(len(i_clean), (1000, len(i_clean)), generator=torch.Generator().manual_seed(0))
+low, high = torch.stack([correlation(chosen) for chosen in draws]).quantile(torch.tensor([0.025, 0.975]))
+r = correlation(slice(None))
+x, y = true.mean(dim=-1).flatten(), estimate.mean(dim=-1).flatten()
+named = {
+    int(i): f"{int(i) // model.cfg.n_heads}.{int(i) % model.cfg.n_heads}" for i in x.abs().argsort(descending=True)[:3]
+}
+plots.plot_against(
+    x,
+    y,
+    "true effect (patching)",
+    "estimate (attribution)",
+    f"The estimate ranks the heads (r = {r:.3f}) but shrinks the large effects",
+    named,
+)
+
+# %% tags=["experiment"]
+print(f"correlation over heads {r:.4f}, 95% interval over {len(i_clean)} held-out prompts [{low:.4f}, {high:.4f}]")
+top = x.argmax()
+print(f"the strongest head: true {x[top]:.2f}, estimated {y[top]:.2f}")
+
+# %% tags=["experiment", "finding"]
+print("correlation above 0.95, also at the interval's lower end:", bool(low > 0.95))
+gate = handmade("and_gate", device="cpu")
+for name, expected in (("and_gate", "AND"), ("or_gate", "OR")):
+    gate = handmade(name, device="cpu")
+    one_one, zero_zero = gate.to_tokens("1 1 ="), gate.to_tokens("0 0 =")
+    yes_no = torch.tensor([[gate.to_single_token("yes"), gate.to_single_token("no")]])
+    guess = attribution_patching(
+        gate, one_one, zero_zero, partial(logit_diff, answers=yes_no), "head", by_position=False
+    )
+    before = logit_diff(gate(zero_zero)[:, -1], yes_no)
+    truth = sweep(gate, one_one, zero_zero, partial(logit_diff, answers=yes_no), "head", by_position=False) - before
+    print(f"{expected} gate, denoising head 0.0: true {truth[0, 0, 0]:.0f}, estimated {guess[0, 0, 0]:.0f}")
+
+# %% [markdown]
+# The slope is local. In the OR gate it promises twice what a patch can give, because after one input the output saturates. It cannot know: the slope is the same. And where a unit is switched off the
+# slope is zero whatever lies beyond. Attribution patching is a search, not a measurement: what it finds must be patched, and what it does not find may still be there.
+
+# %% [markdown]
+# ## Caveats
+#
+# - **One at a time.** A patch tests one site with all others as they are. Facts carried by two vectors (act 2) or by an AND (act 3) look weaker than they are, or invisible.
+# - **The direction is a choice**, and so is the corruption: a twin reverses, a new name removes, noise damages. The same site gets three different numbers.
+# - **Ablation values are choices** as well (act 5).
+# - **A metric can be fooled** (act 6): look at both names' logits before you believe an effect around one half.
+# - **Position by position** works only for twins whose tokens line up.
+#
+# ## Going on
+#
+# 1. **Two at a time.** Patch both words of the landmark together. Does the effect reach 1, and is it more than the sum of the two? *A good answer states what the sum would mean, and shows a control pair.*
+# 2. **Keys, queries or values?** Use `sweep(..., site="q")`, "k", "v" and "pattern" on the strongest heads of act 3. *A good answer says whether the head looks elsewhere or finds something else.*
+# 3. **Where attribution breaks.** Find a head, a prompt and a metric for which the estimate has the wrong sign in `pocket`. *A good answer walks the straight line between the two activations and plots the metric.*
+#
+# On `gpt2`: `load("gpt2")` and `tasks.ioi(model.tokenizer)` run every cell of act 3 and act 7; expect heads 9.9, 9.6, 10.0 and the negative 10.7.
+#
+# **Papers**
+# - Meng et al. 2022, [ROME](https://arxiv.org/abs/2202.05262): the causal tracing figure; read section 2.
+# - Zhang & Nanda 2024, [Best practices of activation patching](https://arxiv.org/abs/2309.16042): read it beside your metric table.
+# - Heimersheim & Nanda 2024, [How to use and interpret activation patching](https://arxiv.org/abs/2404.15255): read it for AND, OR and the directions.
+# - Vig et al. 2020, [Causal mediation analysis](https://arxiv.org/abs/2004.12265): where the total, direct and indirect effects come from, on gender bias.
+# - Nanda 2023, [Attribution patching](https://www.neelnanda.io/mechanistic-interpretability/attribution-patching): read it for when the estimate fails.
+
+# %% tags=["experiment"]
+progress()
