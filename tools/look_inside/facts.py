@@ -95,6 +95,11 @@ def one_kind(model: Any, random_model: Any, prompts: list[tasks.Prompt]) -> dict
     found["movers"] = strongest(found["heads at END"], 2)
     if two:
         joiners = head_effects(batch, twin, last)
+        first = batch.at("subject first")
         found["heads at the subject"] = joiners
+        found["mlps at the first word"] = mlp_effects(batch, twin, first)
+        found["all MLPs at both words"] = share(batch, twin, [from_run("mlp", layer, twin, subject) for layer in LAYERS])
+        edits = [from_run("resid", 1, twin, where) for where in (first, last)]
+        found["both words before layer 1"] = share(batch, twin, edits)
         found["joiner"] = strongest(joiners)[0]
     return found

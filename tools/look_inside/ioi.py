@@ -128,7 +128,7 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
         mean = batch.kept("mlp", layer)[batch.rows, batch.end].mean(dim=0)
         logits = batch.run([put("mlp", layer, mean, end)])
         found["without MLP at END"][str(layer)] = {"IO": batch.says(io, logits), "S": batch.says(s, logits)}
-    logits = batch.run([put("mlp", 0, batch.kept("mlp", 0)[:, 1:].mean(dim=(0, 1)), batch.elsewhere(end))])
+    logits = batch.run([put("mlp", 0, batch.kept("mlp", 0)[:, 1:].mean(dim=(0, 1)), batch.elsewhere(names | batch.at("s2")))])
     found["without MLP 0 at another word"] = {"IO": batch.says(io, logits), "S": batch.says(s, logits)}
     found["names"] = {"reader": [name(head) for head in readers]}
     return found
