@@ -109,8 +109,8 @@ def models(arguments: list[str]) -> int:
         evaluate = import_module("mechlib.models.evaluate")
         model = models.load(options.evaluate)
         skills = evaluate.evaluate(model, model.tokenizer)
-        targets = evaluate.TARGETS.get(options.evaluate, {})
-        print(json.dumps(skills, indent=2) if options.json else evaluate.table(skills, targets))
+        lines = evaluate.table(skills, evaluate.targets(options.evaluate))
+        print(json.dumps(skills, indent=2) if options.json else lines)
         return 0
     except models.ModelError as error:
         return fail(str(error))

@@ -458,3 +458,33 @@ def test_statistics_pass_fresh_draws_and_catch_a_shift():
     assert "the mean" in compare(sample(0), sample(1, shift=0.05)).sentence
     assert "generator" in compare(sample(0), sample(1) | {"repeats": False}).sentence
     assert "two different samples" in compare(sample(0), sample(1) | {"moves_on": False}).sentence
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda x: -x, "Every one has the opposite sign."),
+        (lambda x: 2 * x, "Every one is 2 times the right one."),
+        (lambda x: x / 3, "Every one is 1/3 of the right one."),
+        (lambda x: -x / 4, "Every one is -1/4 of the right one."),
+        (lambda x: 0.123 * x, "Every one is 0.123 times the right one."),
+        (lambda x: x - 0.5, "Every one is 0.5 too small."),
+        (lambda x: x.flip(1), "in reverse order along axis 1."),
+        (lambda x: x.roll(1, 2), "moved by one place along axis 2."),
+        (lambda x: x.transpose(0, 1), "with axes 0 and 1 exchanged."),
+        (lambda x: x + torch.arange(4), "wrong numbers."),
+        (lambda x: x.square(), "wrong numbers."),
+    ],
+)
+def test_a_simple_relation_to_the_right_numbers_is_said(wrong, words):
+    right = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert close(right, wrong(right)).sentence.endswith(words)
+    assert close(right, right.clone()) is None
+
+
+def test_a_relation_is_not_claimed_where_every_number_would_have_it():
+    constant, scalar = torch.full((2, 3), 2.0), torch.tensor(2.0)
+    for right in (constant, scalar, torch.tensor([1.0, 2.0]), torch.tensor([3, 4, 5])):
+        assert close(right, right * 2).sentence.endswith("wrong numbers.")
+    holes = torch.tensor([1.0, float("inf"), 3.0, 7.0])
+    assert close(holes, holes * 2).sentence.endswith("Every one is 2 times the right one.")

@@ -156,9 +156,50 @@ def _close_tensors(expected: torch.Tensor, got: torch.Tensor, path: str) -> Diff
     kind, sentence = (
         ("nan", f"{name} contains NaN or infinite values: look for a division by zero or the log of zero.")
         if bad
-        else ("value", f"{name} has the right shape, but wrong numbers.")
+        else ("value", f"{name} has the right shape, but wrong numbers.{_relation(expected, got, rtol)}")
     )
     return Difference(kind, sentence, describe(expected), describe(got), where)
+
+
+def _relation(expected: torch.Tensor, got: torch.Tensor, rtol: float) -> str:
+    """How wrong numbers relate to the right ones, where that is simple: a sign, a factor, an offset, an order."""
+    if not expected.is_floating_point() or expected.numel() < 3:
+        return ""
+    right, wrong = expected.double(), got.double()
+    finite = torch.isfinite(right)
+    spread = right[finite].std() if finite.sum() > 2 else torch.tensor(0.0)
+    if not torch.equal(finite, torch.isfinite(wrong)) or spread <= 100 * rtol * right[finite].abs().max():
+        return ""  # nearly constant values are a multiple of anything
+
+    def same(other: torch.Tensor) -> bool:
+        return other.shape == wrong.shape and torch.allclose(other, wrong, rtol, rtol * float(spread), equal_nan=True)
+
+    factor = float((right * wrong)[finite].sum() / right[finite].square().sum())
+    offset = float((wrong - right)[finite].mean())
+    if same(-right):
+        return " Every one has the opposite sign."
+    if abs(factor) > 1e-6 and same(factor * right):
+        return f" Every one is {_factor(factor)} the right one."
+    if same(right + offset):
+        return f" Every one is {abs(offset):.4g} too {'large' if offset > 0 else 'small'}."
+    for axis in range(right.ndim):
+        if right.shape[axis] > 2 and same(right.flip(axis)):
+            return f" They are the right ones in reverse order along axis {axis}."
+        for shift in (1, -1):
+            if right.shape[axis] > 2 and same(right.roll(shift, axis)):
+                return f" They are the right ones, moved by one place along axis {axis}."
+    for i in range(right.ndim):
+        for j in range(i + 1, right.ndim):
+            if same(right.transpose(i, j)):
+                return f" They are the right ones with axes {i} and {j} exchanged."
+    return ""
+
+
+def _factor(factor: float) -> str:
+    """ "2 times", "1/3 of", "-0.4321 times"."""
+    if abs(1 / factor - round(1 / factor)) < 1e-3 and abs(round(1 / factor)) > 1:
+        return f"{'-' if factor < 0 else ''}1/{abs(round(1 / factor))} of"
+    return f"{factor:.4g} times"
 
 
 def _means_differ(name: str, ours: torch.Tensor, theirs: torch.Tensor, z: float) -> Difference | None:

@@ -5,6 +5,7 @@ training of the course's models: 300 for each skill, and the same ones every tim
 """
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ TARGETS: dict[str, dict[str, float]] = {
     "attn-only-2l": {"induction score of the best head of layer 1": 0.8, "loss of a repetition / loss before": 0.2},
 }
 LIMITS = {"loss of a repetition / loss before"}  # less is better
+
+
+def targets(name: str) -> dict[str, float]:
+    """What a model must reach; a further training seed, NAME-seed-1, the same as NAME."""
+    return TARGETS.get(re.sub(r"-seed-\d+$", "", name), {})
 
 
 def load_plain(folder: str | Path) -> tuple[Any, Any]:
