@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (sentences)
 """Agreement in `pocket`: "The keys to the cabinet" -> are. Who carries the subject's number past the attractor?
 
 The attractor, of the other number, is the last token: the verb is predicted from its position.
@@ -5,8 +6,12 @@ The attractor, of the other number, is the last token: the verb is predicted fro
 
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from mechlib import tasks
 from mechlib.tasks.words import PLURAL, SINGULAR
+from tools.look_inside.figures import by_head, by_place, heatmaps
+from tools.look_inside.prose import Numbers, Page, each, head, in_all, listing
 from tools.look_inside.runs import Batch, blind, from_run
 from tools.look_inside.sweeps import (
     attention_from_end,
@@ -75,3 +80,92 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
     by_head, by_mlp, embedding = direct_effects(batch, directions)
     found["direct"] = {"heads": by_head.tolist(), "mlps": by_mlp.tolist(), "embedding": embedding}
     return found
+
+
+# ---- what the page says
+
+
+def write(page: Page, numbers: Numbers) -> None:
+    def e(read: Any, spec: str = ".2f") -> str:
+        return each(numbers, read, spec)
+
+    def cut(what: str) -> str:
+        return e(lambda f: f["knockout"][what], ".1f")
+
+    def share_of(f: Any, i: int) -> float:
+        layer, which = f["carriers"][i]
+        return f["heads at END"][layer][which]
+
+    def seen(f: Any, i: int) -> float:
+        layer, which = f["carriers"][i]
+        return f["attention"]["subject"][layer][which]
+
+    page.lines.append("## Agreement in `pocket`")
+    page.add(
+        f'"The keys to the cabinet" goes on with a verb of the subject\'s number in {e(lambda f: f["right"])} of {N} prompts, by '
+        f"a logit difference of {e(lambda f: f['difference'], '.1f')}, although the last word is an attractor of the other "
+        f"number; random weights: {e(lambda f: f['random weights, right'])} and {e(lambda f: f['random weights'], '.1f')}.",
+        f"The attractor hardly matters: with one of the subject's number the difference is "
+        f"{e(lambda f: f['difference, attractor agrees'], '.1f')}.",
+    )
+    page.lines.append("![Heads and positions that matter](look-inside/agreement.png)")
+    page.add(
+        page.finding(
+            in_all(numbers, lambda f: f["2 carriers"] > 0.8 and seen(f, 0) > 0.5),
+            f"**Mechanism.** Two heads carry the number past the attractor: "
+            f"{e(lambda f: listing([head(h) for h in f['carriers'][:2]]), '')}, which look from END at the subject with "
+            f"{e(lambda f: listing([format(seen(f, i), '.2f') for i in (0, 1)]), '')} of their attention; from a prompt whose "
+            f"subject has the other number, they make {e(lambda f: listing([format(share_of(f, i), '.2f') for i in (0, 1)]), '')} "
+            f"of the difference, {e(lambda f: f['2 carriers'])} together.",
+            f"**Mechanism.** The two strongest heads, {e(lambda f: listing([head(h) for h in f['carriers'][:2]]), '')}, make only "
+            f"{e(lambda f: f['2 carriers'])} of the difference together; the four strongest make {e(lambda f: f['4 carriers'])}.",
+        ),
+        page.finding(
+            in_all(numbers, lambda f: f["stream"]["the subject"][3] > 0.8),
+            f"The number waits at the subject until the last layer: before layer 3, the stream there holds "
+            f"{e(lambda f: f['stream']['the subject'][3])} of it, that of the words between "
+            f"{e(lambda f: f['stream']['between subject and attractor'][3])}, and END "
+            f"{e(lambda f: f['stream']['END, the attractor'][3])}.",
+            f"Before layer 3, the stream at the subject holds {e(lambda f: f['stream']['the subject'][3])} of the number, that of "
+            f"the words between {e(lambda f: f['stream']['between subject and attractor'][3])}, and END "
+            f"{e(lambda f: f['stream']['END, the attractor'][3])}.",
+        ),
+        page.finding(
+            in_all(numbers, lambda f: f["direct"]["mlps"][3] > 2 * sum(f["direct"]["heads"][3])),
+            f"MLP 0 at the subject turns the noun into its number ({e(lambda f: f['mlps at the subject'][0])} when taken from the "
+            f"other noun), and MLP 3 at END turns that into a verb: straight to the logits it writes "
+            f"{e(lambda f: f['direct']['mlps'][3], '.1f')}, the heads of its layer {e(lambda f: sum(f['direct']['heads'][3]), '.1f')}.",
+            f"MLP 0 at the subject makes {e(lambda f: f['mlps at the subject'][0])}; straight to the logits MLP 3 writes "
+            f"{e(lambda f: f['direct']['mlps'][3], '.1f')}, the heads of its layer {e(lambda f: sum(f['direct']['heads'][3]), '.1f')}.",
+        ),
+    )
+    page.add(
+        f"**Control.** All other heads at END, from the same prompt, make {e(lambda f: f['all heads but two'])}.",
+        f"If END cannot see the subject, a difference of {cut('END cannot see the subject')} is left; if the words between "
+        f"cannot, {cut('the words between cannot see the subject')}; if END cannot see another word, "
+        f"{cut('END cannot see another word')}.",
+    )
+    page.add(
+        f"**Not known.** What END takes from the words between: without sight of them {cut('END cannot see the words between')} "
+        f"is left, although patching them moves {e(lambda f: f['stream']['between subject and attractor'][0])}, so they say "
+        f"nothing about the number and yet help to find it.",
+        f"How the two heads know the subject from the attractor was not taken apart; {N} prompts with one attractor each do not "
+        f"tell.",
+    )
+
+
+def draw(numbers: Numbers) -> dict[str, Figure]:
+    panels = {
+        model: [
+            by_head(f["heads at END"], "each head at END"),
+            by_head(f["attention"]["subject"], "attention END to subject"),
+            by_place(f["stream"], "the stream"),
+        ]
+        for model, f in numbers.items()
+    }
+    return {
+        "agreement": heatmaps(
+            panels,
+            "Agreement in pocket. Share of the logit difference's change when a part comes from a prompt with the other number",
+        )
+    }

@@ -1,17 +1,20 @@
+# ruff: noqa: E501 (sentences)
 """Indirect object identification in `pocket`: who gives, who was there, and where the two meet."""
 
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from mechlib import tasks
+from tools.look_inside.figures import by_head, by_place, heatmaps
+from tools.look_inside.prose import Numbers, Page, each, head, in_all, listing
 from tools.look_inside.runs import Batch, blind, from_run, put
 from tools.look_inside.sweeps import (
     attention_from_end,
     direct_effects,
     head_effects,
     mlp_effects,
-    name,
     share,
     stream_effects,
     strongest,
@@ -37,6 +40,7 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
         "the name IO": batch.at("io"),
         "the name S1": batch.at("s1"),
         "between the names and S2": after_second,
+        "of these, the last": batch.at("s2").roll(-1, dims=1),
         "S2": batch.at("s2"),
         "between S2 and END": batch.span("s2", "end"),
         "END": batch.at("end"),
@@ -49,7 +53,12 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
     tokens[batch.at("io")] = new
     guest = batch.with_tokens(tokens)
 
-    found: dict[str, Any] = {"n": N, "accuracy": batch.says(io), "difference": batch.score()}
+    found: dict[str, Any] = {
+        "n": N,
+        "neurons": str(model.cfg.d_mlp),
+        "accuracy": batch.says(io),
+        "difference": batch.score(),
+    }
     control = Batch.of(random_model, batch.prompts)
     found["random weights"] = {"accuracy": control.says(io), "difference": control.score()}
     found["guest accuracy"] = guest.says(new)
@@ -60,10 +69,10 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
     found["stream, giver"] = stream_effects(batch, giver, places)
     readers = strongest(found["heads, giver"], 2)
     found["readers"] = readers
-    edits = [from_run("head", layer, giver, batch.at("end"), head) for layer, head in readers]
+    edits = [from_run("head", layer, giver, batch.at("end"), which) for layer, which in readers]
     found["readers at END together"] = share(batch, giver, edits)
     found["readers elsewhere together"] = share(
-        batch, giver, [from_run("head", layer, giver, ~batch.at("end"), head) for layer, head in readers]
+        batch, giver, [from_run("head", layer, giver, ~batch.at("end"), which) for layer, which in readers]
     )
     found["attention"] = attention_from_end(batch, {"IO": batch.at("io"), "S1": batch.at("s1"), "S2": batch.at("s2")})
 
@@ -86,20 +95,23 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
 
     # who looks where: accuracy when it cannot
     end, late = batch.at("end"), [1, 2, 3]
-    control_keys = batch.elsewhere(batch.at("io", "s1", "s2", "end"), 2)
+    roles = batch.at("io", "s1", "s2", "end")
+    others = batch.elsewhere(roles | after_second, 2)
     knockouts = {
         "END cannot see the names": blind(LAYERS, end, names),
         "END cannot see the names, layer 0": blind([0], end, names),
         "END cannot see IO": blind(LAYERS, end, batch.at("io")),
         "END cannot see S1": blind(LAYERS, end, batch.at("s1")),
-        "END cannot see two other words": blind(LAYERS, end, control_keys),
+        "END cannot see two other words": blind(LAYERS, end, others),
+        "the last word between cannot see the names": blind(LAYERS, batch.at("s2").roll(-1, dims=1), names),
+        "the words between cannot see other words": blind(LAYERS, after_second, others),
         "END cannot see the words between": blind(LAYERS, end, after_second),
         "the words between cannot see the names": blind(LAYERS, after_second, names),
         "S2 and what follows cannot see the names": blind(LAYERS, batch.at("s2") | batch.span("s2", "end"), names),
         "END cannot see the names, nor the words between": blind(LAYERS, end | after_second, names),
         "END cannot see S2, layer 0": blind([0], end, batch.at("s2")),
         "END cannot see S2, layers 1 to 3": blind(late, end, batch.at("s2")),
-        "END cannot see one other word, layer 0": blind([0], end, batch.elsewhere(batch.at("io", "s1", "s2", "end"))),
+        "END cannot see one other word, layer 0": blind([0], end, batch.elsewhere(roles)),
     }
     found["knockout"] = {}
     for what, edits in knockouts.items():
@@ -128,7 +140,217 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
         mean = batch.kept("mlp", layer)[batch.rows, batch.end].mean(dim=0)
         logits = batch.run([put("mlp", layer, mean, end)])
         found["without MLP at END"][str(layer)] = {"IO": batch.says(io, logits), "S": batch.says(s, logits)}
-    logits = batch.run([put("mlp", 0, batch.kept("mlp", 0)[:, 1:].mean(dim=(0, 1)), batch.elsewhere(names | batch.at("s2")))])
+    logits = batch.run(
+        [put("mlp", 0, batch.kept("mlp", 0)[:, 1:].mean(dim=(0, 1)), batch.elsewhere(names | batch.at("s2")))]
+    )
     found["without MLP 0 at another word"] = {"IO": batch.says(io, logits), "S": batch.says(s, logits)}
-    found["names"] = {"reader": [name(head) for head in readers]}
     return found
+
+
+# ---- what the page says
+
+
+def write(page: Page, numbers: Numbers) -> None:
+    def e(read: Any, spec: str = ".2f") -> str:
+        return each(numbers, read, spec)
+
+    def cut(what: str, who: str = "IO") -> str:
+        return e(lambda f: f["knockout"][what][who])
+
+    def written(f: Any, who: str, part: str) -> float:
+        values = f[f"direct, {who}"][part]
+        return sum(sum(row) for row in values) if part == "heads" else sum(values)
+
+    def reader(f: Any) -> Any:
+        return f["readers"][0]
+
+    def attention(f: Any, where: str, place: Any) -> float:
+        return f["attention"][where][place[0]][place[1]]
+
+    page.lines.append("## Indirect object identification in `pocket`")
+    page.add(
+        f'"When Mary and John went to the store, John gave a drink to": the model says Mary in {e(lambda f: f["accuracy"])} of '
+        f"{N} prompts with pairs of names that it has never seen together, by a logit difference of "
+        f"{e(lambda f: f['difference'], '.1f')} on average.",
+        f"With random weights that is {e(lambda f: f['random weights']['accuracy'])} and "
+        f"{e(lambda f: f['random weights']['difference'], '.1f')}.",
+    )
+    page.lines.append("![Heads and positions that matter](look-inside/ioi.png)")
+    page.lines.append("### Mechanism: a bag of names minus the one who gives")
+    page.add(
+        page.finding(
+            in_all(numbers, lambda f: f["readers at END together"] > 0.8 and reader(f)[0] == 0),
+            f"**1. Who gives.** In layer 0, heads {e(lambda f: listing([head(h) for h in f['readers']]), '')} read S2 from "
+            f"END: taken at END from a prompt where the other person gives, the two heads make "
+            f"{e(lambda f: f['readers at END together'])} of the whole difference.",
+            f"Two heads, {e(lambda f: listing([head(h) for h in f['readers']]), '')}, tell END who gives, but together they "
+            f"make only {e(lambda f: f['readers at END together'])} of the difference, or are not in layer 0.",
+        ),
+        f"The stronger of the two pays {e(lambda f: attention(f, 'S2', reader(f)))} of its attention to S2, and "
+        f"{e(lambda f: attention(f, 'S1', reader(f)))} to S1, the same name.",
+        f"Control: the same two heads, taken from that prompt at every other position, make "
+        f"{e(lambda f: f['readers elsewhere together'])}.",
+    )
+    page.add(
+        f"**2. Who was there.** The names can reach END by two routes: END looks at them, in layers 1 to 3; or the words between "
+        f"them and S2 look at them first, and END reads those. Hidden in layer 0 only, the names leave END right in "
+        f"{cut('END cannot see the names, layer 0')}.",
+        *(verdict(model, f) for model, f in numbers.items()),
+        f"Both routes cut leave {cut('END cannot see the names, nor the words between')}.",
+        f"Control: two other words hidden from END leave {cut('END cannot see two other words')}, and hidden from the words between "
+        f"{cut('the words between cannot see other words')}.",
+    )
+    page.add(
+        page.finding(
+            in_all(
+                numbers, lambda f: abs(written(f, "IO", "heads") - written(f, "S", "heads")) < 0.35 * f["difference"]
+            ),
+            f"By either route the names come as a bag, almost without preference: straight to the logits, all heads together write "
+            f"{e(lambda f: written(f, 'IO', 'heads'), '.1f')} for IO and {e(lambda f: written(f, 'S', 'heads'), '.1f')} for S "
+            f"(above the mean of all names).",
+            f"They come with a preference: straight to the logits, all heads together write "
+            f"{e(lambda f: written(f, 'IO', 'heads'), '.1f')} for IO and {e(lambda f: written(f, 'S', 'heads'), '.1f')} for S.",
+        ),
+    )
+    page.add(
+        page.finding(
+            in_all(
+                numbers,
+                lambda f: written(f, "IO", "mlps") - written(f, "S", "mlps") > 0.65 * f["difference"],
+            ),
+            f"**3. The MLPs subtract.** At END they write {e(lambda f: written(f, 'IO', 'mlps'), '.1f')} for IO and "
+            f"{e(lambda f: written(f, 'S', 'mlps'), '.1f')} for S: the difference of the two is the answer.",
+            f"**3.** At END the MLPs write {e(lambda f: written(f, 'IO', 'mlps'), '.1f')} for IO and "
+            f"{e(lambda f: written(f, 'S', 'mlps'), '.1f')} for S, which is less than two thirds of the logit difference.",
+        ),
+        f"With MLP 0 at END replaced by its mean over the prompts, the answer is IO in "
+        f"{e(lambda f: f['without MLP at END']['0']['IO'])} and S in {e(lambda f: f['without MLP at END']['0']['S'])}.",
+        f"Control: replaced at a random word that is no name, it leaves "
+        f"{e(lambda f: f['without MLP 0 at another word']['IO'])}.",
+        f"Any later MLP alone can be spared: the worst of the three leaves "
+        f"{e(lambda f: min(f['without MLP at END'][str(i)]['IO'] for i in (1, 2, 3)))}.",
+    )
+    page.lines.append("### Was it as expected?")
+    page.add(
+        'We expected that the comma and the "and" before S2 collect a summary of the names, and that the MLPs subtract S. The '
+        "test: give the words between a stream from a prompt with another IO, who is nowhere in this one, and see how often the "
+        "answer becomes that name.",
+    )
+    page.add(
+        f"Before layer 1 it does so in {e(lambda f: f['stream, guest'][BETWEEN][1])}, before layer 3 in "
+        f"{e(lambda f: f['stream, guest'][BETWEEN][3])}; of these words the last alone, before S2, gives "
+        f"{e(lambda f: f['stream, guest']['of these, the last'][1])} and {e(lambda f: f['stream, guest']['of these, the last'][3])}.",
+        f"At IO's own position it is {e(lambda f: f['stream, guest']['the name IO'][1])} and "
+        f"{e(lambda f: f['stream, guest']['the name IO'][3])}, at END {e(lambda f: f['stream, guest']['END'][1])} and "
+        f"{e(lambda f: f['stream, guest']['END'][3])}.",
+        f"Controls: the words between S2 and END give {e(lambda f: f['stream, guest']['between S2 and END'][1])}, and a random "
+        f"direction of the same length at the words between leaves {e(lambda f: f['accuracy, random direction between'])} right.",
+        "**The summary is "
+        + listing([f"{how(f)} in `{model}`" for model, f in numbers.items()])
+        + f"** (the rule: it carries "
+        f"the names if cutting it leaves less than {LOW} right, and the names' own positions do if cutting those leaves less "
+        f"than {LOW}).",
+    )
+    page.add(
+        page.finding(
+            in_all(numbers, lambda f: f["S and S, then IO gives"]["S"] > 0.9),
+            f"Nothing detects a duplicate: in prompts where S is named twice at first and IO gives, so that S is the "
+            f"duplicate, the answer is S in {e(lambda f: f['S and S, then IO gives']['S'])}.",
+            f"Where S is named twice at first and IO gives, the answer is S in "
+            f"{e(lambda f: f['S and S, then IO gives']['S'])}.",
+        ),
+        page.finding(
+            in_all(
+                numbers,
+                lambda f: (
+                    f["IO and X, then S gives"]["IO"] + f["IO and X, then S gives"]["X"] > 0.7
+                    and f["IO and X, then S gives"]["X"] > 0.15
+                ),
+            ),
+            f"And where S gives who was not there, both of those who were are answers: the first in "
+            f"{e(lambda f: f['IO and X, then S gives']['IO'])}, the other in {e(lambda f: f['IO and X, then S gives']['X'])}.",
+            f"Where S gives who was not there, one of those who were is the answer in "
+            f"{e(lambda f: f['IO and X, then S gives']['IO'])}, the other in {e(lambda f: f['IO and X, then S gives']['X'])}.",
+        ),
+        f"So layer 0 reads who gives by its place near the end; END without sight of S2 in layer 0 says IO in "
+        f"{cut('END cannot see S2, layer 0')} and S in {cut('END cannot see S2, layer 0', 'S')}, a coin toss, and one other "
+        f"hidden word leaves {cut('END cannot see one other word, layer 0')}.",
+    )
+    page.lines.append("![Attention from END, and what is written straight to the logits](look-inside/ioi-direct.png)")
+    page.lines.append("### Not known")
+    page.add(
+        f"Which neurons subtract: MLP 3 alone writes {e(lambda f: f['direct, IO']['mlps'][3], '.1f')} for IO, and none of its "
+        f"{e(lambda f: f['neurons'], '')} neurons has been looked at.",
+        f"Why END still says S in {cut('END cannot see IO', 'S')} when only IO is hidden from it, although it knows that S "
+        f"gives: a bag with one name in it has no other answer, but that is a guess about {N} prompts, not a measurement.",
+    )
+
+
+BETWEEN, LOW = "between the names and S2", 0.6
+
+
+def how(f: Any) -> str:
+    """Does a summary at the words between carry the names?"""
+    direct = f["knockout"]["END cannot see the names"]["IO"] < LOW
+    summary = f["knockout"]["the words between cannot see the names"]["IO"] < LOW
+    return {
+        (True, True): "one of two routes, both of them needed,",
+        (False, True): "confirmed",
+        (True, False): "refuted",
+        (False, False): "one of two routes that can replace each other",
+    }[direct, summary]
+
+
+def verdict(model: str, f: Any) -> str:
+    """Which route a model takes, by what is left when it is cut."""
+    left = {
+        "END cannot see the names": f["knockout"]["END cannot see the names"]["IO"],
+        "the words between cannot see them": f["knockout"]["the words between cannot see the names"]["IO"],
+        "the last of these alone cannot": f["knockout"]["the last word between cannot see the names"]["IO"],
+        "END cannot see the words between": f["knockout"]["END cannot see the words between"]["IO"],
+    }
+    return (
+        f"`{model}` is still right in " + "; in ".join(f"{value:.2f} if {what}" for what, value in left.items()) + "."
+    )
+
+
+def draw(numbers: Numbers) -> dict[str, Figure]:
+    panels = {
+        model: [
+            by_head(f["heads, giver"], "each head, another giver"),
+            by_place(f["stream, giver"], "the stream, another giver"),
+            by_place({k: v for k, v in f["stream, guest"].items() if k != "the name S1"}, "the stream, another IO"),
+        ]
+        for model, f in numbers.items()
+    }
+    direct = {
+        model: [
+            by_head(f["attention"]["IO"], "attention END to IO"),
+            by_head(f["attention"]["S2"], "attention END to S2"),
+            straight(f),
+        ]
+        for model, f in numbers.items()
+    }
+    return {
+        "ioi": heatmaps(
+            panels,
+            "IOI in pocket. Share of the answers' change when a part comes from a prompt with another giver (left, middle) or "
+            "another IO (right)",
+        ),
+        "ioi-direct": heatmaps(
+            direct, "IOI in pocket: where END looks, and what is written straight to the logits there"
+        ),
+    }
+
+
+def straight(f: Any) -> dict[str, Any]:
+    """What each layer's heads and MLP write for the two names."""
+    table = [
+        [sum(f[f"direct, {who}"]["heads"][layer]) for who in ("IO", "S")]
+        + [f[f"direct, {who}"]["mlps"][layer] for who in ("IO", "S")]
+        for layer in LAYERS
+    ]
+    columns = ["heads: IO", "heads: S", "MLP: IO", "MLP: S"]
+    rows = [f"layer {layer}" for layer in LAYERS]
+    limit = max(abs(value) for row in table for value in row)
+    return {"table": table, "rows": rows, "columns": columns, "title": "logits at END", "limit": max(limit, 1.01)}

@@ -2,8 +2,8 @@
 
 Both models read nothing but where landmarks stand and what countries' capitals are. In the plain corpus a sentence
 names one subject. In the other one half of the sentences name a second, of the same kind, on either side of the first
-("You can find Alder Vale, unlike Tarn Maren, in", "You can find not Tarn Maren but Alder Vale in"): a bag of the words in
-sight is then not enough, because the words of the two subjects have to be kept apart.
+("You can find Alder Vale, unlike Tarn Maren, in", "You can find not Tarn Maren but Alder Vale in"): a bag of the words
+in sight is then not enough, because the words of the two subjects have to be kept apart.
 
     python -m tools.look_inside.other_corpus     # about ten minutes on one core; writes docs/look-inside/corpus.json
 """
@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from mechlib import tasks
 from mechlib.models import load
 from mechlib.recipes import corpus
 from mechlib.recipes.train import Recipe, train

@@ -33,7 +33,9 @@ class Page:
 
 def each(numbers: Numbers, read: Callable[[Any], float | str], spec: str = ".2f") -> str:
     """ "0.97 and 0.94": a number of every model, in their order."""
-    return listing([value if isinstance(value := read(found), str) else format(value, spec) for found in numbers.values()])
+    return listing(
+        [value if isinstance(value := read(found), str) else format(value, spec) for found in numbers.values()]
+    )
 
 
 def listing(words: Sequence[str]) -> str:

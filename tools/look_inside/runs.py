@@ -26,7 +26,7 @@ from mechlib.tasks import Prompt
 Where = Bool[Tensor, "batch position"]
 Logits = Float[Tensor, "batch vocabulary"]
 
-# What can be edited, and where TransformerLens keeps it: the stream before a layer, a head's output before W_O, an MLP's.
+# What can be edited: the stream before a layer, a head before W_O, an MLP; and where TransformerLens keeps it.
 SITES = {"resid": "hook_resid_pre", "head": "attn.hook_z", "mlp": "hook_mlp_out"}
 KEPT = (*SITES.values(), "hook_k", "hook_v", "hook_pattern", "hook_resid_post", "ln_final.hook_scale")
 
@@ -148,7 +148,7 @@ class Batch:
         rows = self.end[:, None] if alone else torch.arange(self.tokens.shape[1]).expand_as(self.tokens)
         first = min(edit.layer for edit in edits)
         stream = _take(self.kept("resid", first), rows)
-        seen = None
+        seen = watch and self.kept("attn.hook_pattern", watch[0])[:, watch[1]]
         for layer in range(first, self.model.cfg.n_layers):
             todo = [edit for edit in edits if edit.layer == layer]
             stream, pattern = self._block(layer, stream, rows, todo, alone)
@@ -157,7 +157,9 @@ class Batch:
         logits = self.model.unembed(self.model.ln_final(last[:, None]))[:, 0]
         return logits if watch is None else (logits, seen)
 
-    def _block(self, layer: int, stream: Tensor, rows: Tensor, edits: Sequence[Edit], alone: bool) -> tuple[Tensor, Tensor]:
+    def _block(
+        self, layer: int, stream: Tensor, rows: Tensor, edits: Sequence[Edit], alone: bool
+    ) -> tuple[Tensor, Tensor]:
         """One layer of GPT-2, for the positions `rows` of each prompt; END `alone` looks at the plain run's others."""
         model, block = self.model, self.model.blocks[layer]
         stream = _edited(stream, "resid", edits, rows)

@@ -38,7 +38,9 @@ def stream_effects(batch: Batch, other: Batch, places: Mapping[str, Where]) -> d
     """{place: [layer]}: the share when the stream before a layer comes from the other run at these positions. It tells
     where the information stands before each layer."""
     return {
-        place: [share(batch, other, [from_run("resid", layer, other, where)]) for layer in range(batch.model.cfg.n_layers)]
+        place: [
+            share(batch, other, [from_run("resid", layer, other, where)]) for layer in range(batch.model.cfg.n_layers)
+        ]
         for place, where in places.items()
     }
 

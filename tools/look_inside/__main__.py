@@ -1,0 +1,107 @@
+# ruff: noqa: E501 (sentences)
+"""A look inside: measures every number, draws every figure and writes docs/look-inside.md.
+
+python -m tools.look_inside           # some minutes on one core
+python -m tools.look_inside --prose   # figures and text again, from docs/look-inside/numbers.json
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mechlib import models
+from mechlib.models import load, random_twin
+from tools.look_inside import agreement, facts, greater_than, induction, ioi
+from tools.look_inside.other_corpus import rounded
+from tools.look_inside.prose import Page
+
+DOCS = Path(__file__).parents[2] / "docs"
+FOLDER = DOCS / "look-inside"
+POCKETS = ("pocket", "pocket-seed-1")
+TASKS = {"ioi": ioi, "facts": facts, "greater_than": greater_than, "agreement": agreement, "induction": induction}
+
+
+def measure() -> dict[str, Any]:
+    """Every number: {task: {model: what was measured}}."""
+    pockets = [name for name in POCKETS if name in models.names()]
+    numbers: dict[str, Any] = {task: {} for task in TASKS}
+    for name in pockets:
+        model, random_model = load(name, device="cpu"), random_twin(name, device="cpu")
+        for task, module in TASKS.items():
+            numbers[task][name] = module.measure(model, random_model)
+            print(name, task, json.dumps(rounded(numbers[task][name])), flush=True)
+    numbers["sha256"] = {name: models.card(name)["sha256"] for name in pockets}
+    return rounded(numbers)
+
+
+def write(numbers: Mapping[str, Any], corpora: dict[str, Any] | None) -> Page:
+    """The page's text."""
+    page = Page()
+    pockets = list(numbers["sha256"])
+    page.lines.append("# A look inside")
+    page.add(
+        f"What goes on in the models of this course, task by task: the mechanism, the evidence, a control, and what is not known. "
+        f"`python -m tools.look_inside` measures the {count(numbers)} numbers behind this page, draws its figures and writes its "
+        f"sentences; a sentence that new weights do not bear out comes out as another one, marked *Not as expected*.",
+        f"Numbers in a row are those of {' and '.join(f'`{name}`' for name in pockets)}, {len(pockets)} models; each is from "
+        f"{ioi.N} prompts that training has not shown, except where it says so.",
+    )
+    page.add(
+        '"Taken from" a prompt means activation patching: a part of the model says what it says there, and its share is how '
+        "far that moves the answer, from 0 (not at all) to 1 (all the way). "
+        '"Cannot see" means attention knockout: the attention from one position to another is set to 0. "Straight to the logits" '
+        "is direct logit attribution. S1 and S2 are the first and second mention of the one who gives, IO is the other name, "
+        "END is the last of the prompt's tokens, and head 2.1 is head 1 of layer 2.",
+    )
+    for task, module in TASKS.items():
+        if task == "facts":
+            facts.write(page, numbers[task], corpora)
+        else:
+            module.write(page, numbers[task])
+    return page
+
+
+def count(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(count, value.values()))
+    if isinstance(value, list):
+        return sum(map(count, value))
+    return int(isinstance(value, (int, float)))
+
+
+def read(name: str) -> Any:
+    path = FOLDER / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.look_inside", description=__doc__.splitlines()[0])
+    parser.add_argument("--prose", action="store_true", help="write figures and text again, without measuring")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    start = time.process_time()
+    if not options.prose:
+        text = json.dumps(measure(), indent=1) + "\n"
+        (FOLDER / "numbers.json").write_text(text, encoding="utf-8")
+    numbers = read("numbers.json")
+    for task, module in TASKS.items():
+        for name, figure in module.draw(numbers[task]).items():
+            figure.savefig(FOLDER / f"{name}.png")
+    page = write(numbers, read("corpus.json"))
+    (DOCS / "look-inside.md").write_text(page.text(), encoding="utf-8")
+    print(f"{DOCS / 'look-inside.md'}: {time.process_time() - start:.0f} seconds of CPU time")
+    for sentence in page.failed:
+        print(f"not borne out: {sentence}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
