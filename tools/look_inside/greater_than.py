@@ -72,6 +72,7 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
     }
     found["knockout"] = {what: batch.score(batch.run(edits)) for what, edits in cut.items()}
     # what is written straight to the logits at END: the mean of the right years less that of the wrong ones
+    assert batch.weights is not None
     right, wrong = ((batch.weights == sign).float() for sign in (1, -1))
     directions = (right / right.sum(1, keepdim=True) - wrong / wrong.sum(1, keepdim=True)) @ model.W_U.T
     by_head, by_mlp, embedding = direct_effects(batch, directions)

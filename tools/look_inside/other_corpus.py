@@ -88,7 +88,9 @@ def measure(second: bool, steps: int = STEPS) -> dict[str, Any]:
 
 def accuracy(model: Any, n: int = 200) -> float:
     """How often the city is right when a second landmark is named."""
-    rng, ids, right, texts = random.Random("accuracy"), word_ids(), [], []
+    rng, ids = random.Random("accuracy"), word_ids()
+    texts: list[list[int]] = []
+    right: list[int] = []
     while len(texts) < n:
         text = sentence(rng, True)
         if "unlike" in text or " but " in text:

@@ -176,7 +176,7 @@ class Batch:
         scores = einsum(query, key, "b q head d_head, b k head d_head -> b head q k") / model.cfg.d_head**0.5
         hidden = torch.arange(key.shape[1]) > rows[:, None, :, None]
         for edit in edits:
-            if edit.site == "look":
+            if edit.site == "look" and edit.keys is not None:
                 chosen = torch.tensor([edit.heads is None or h in edit.heads for h in range(model.cfg.n_heads)])
                 here = torch.arange(key.shape[1]) == rows[:, None, :, None]  # itself it can always see
                 cut = _take(edit.where, rows)[:, None, :, None] & edit.keys[:, None, None, :] & ~here
