@@ -54,17 +54,19 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
         "stream": stream_effects(batch, twin, places),
         "attention": attention_from_end(batch, {"subject": subject, "between": between}),
     }
-    found["carriers"] = carriers = strongest(found["heads at END"], 4)
-    for n in (1, 2, 3, 4):
+    found["carriers"] = carriers = strongest(found["heads at END"], 6)
+    for n in range(1, 7):
         edits = [from_run("head", layer, twin, end, head) for layer, head in carriers[:n]]
         found[f"{n} carriers"] = share(batch, twin, edits)
+    # how many of them make nine tenths of the difference
+    found["enough"] = next((n for n in range(1, 7) if found[f"{n} carriers"] >= 0.9), 6)
     edits = [
         from_run("head", layer, twin, end, head)
         for layer in LAYERS
         for head in range(model.cfg.n_heads)
-        if (layer, head) not in carriers[:2]
+        if (layer, head) not in carriers[: found["enough"]]
     ]
-    found["all heads but two"] = share(batch, twin, edits)
+    found["all heads but these"] = share(batch, twin, edits)
     found["all MLPs at END"] = share(batch, twin, [from_run("mlp", layer, twin, end) for layer in LAYERS])
     found["attractor's number"] = batch.score() - same.score()
     cut = {
@@ -92,13 +94,20 @@ def write(page: Page, numbers: Numbers) -> None:
     def cut(what: str) -> str:
         return e(lambda f: f["knockout"][what], ".1f")
 
-    def share_of(f: Any, i: int) -> float:
-        layer, which = f["carriers"][i]
-        return f["heads at END"][layer][which]
+    def those(f: Any) -> list[Any]:
+        return f["carriers"][: f["enough"]]
 
-    def seen(f: Any, i: int) -> float:
-        layer, which = f["carriers"][i]
-        return f["attention"]["subject"][layer][which]
+    def one_by_one(table: Any) -> str:
+        return each(
+            numbers,
+            lambda f: listing([format(table(f)[layer][which], ".2f") for layer, which in those(f)]),
+            between="; ",
+        )
+
+    names = each(numbers, lambda f: listing([head(place) for place in those(f)]), between="; in the other seed ")
+    together = e(lambda f: f[f"{f['enough']} carriers"])
+    alone = one_by_one(lambda f: f["heads at END"])
+    looks = one_by_one(lambda f: f["attention"]["subject"])
 
     page.lines.append("## Agreement in `pocket`")
     page.add(
@@ -111,24 +120,28 @@ def write(page: Page, numbers: Numbers) -> None:
     page.lines.append("![Heads and positions that matter](look-inside/agreement.png)")
     page.add(
         page.finding(
-            in_all(numbers, lambda f: f["2 carriers"] > 0.8 and seen(f, 0) > 0.5),
-            f"**Mechanism.** Two heads carry the number past the attractor: "
-            f"{e(lambda f: listing([head(h) for h in f['carriers'][:2]]), '')}, which look from END at the subject with "
-            f"{e(lambda f: listing([format(seen(f, i), '.2f') for i in (0, 1)]), '')} of their attention; from a prompt whose "
-            f"subject has the other number, they make {e(lambda f: listing([format(share_of(f, i), '.2f') for i in (0, 1)]), '')} "
-            f"of the difference, {e(lambda f: f['2 carriers'])} together.",
-            f"**Mechanism.** The two strongest heads, {e(lambda f: listing([head(h) for h in f['carriers'][:2]]), '')}, make only "
-            f"{e(lambda f: f['2 carriers'])} of the difference together; the four strongest make {e(lambda f: f['4 carriers'])}.",
+            in_all(
+                numbers,
+                lambda f: (
+                    f[f"{f['enough']} carriers"] >= 0.9
+                    and all(f["attention"]["subject"][layer][which] > 0.4 for layer, which in those(f))
+                ),
+            ),
+            f"**Mechanism.** A few heads carry the number past the attractor, by looking from END straight at the subject: {names} "
+            f"make {together} of the difference when taken from a prompt whose subject has the other number (one by one: {alone}), "
+            f"and look at the subject with {looks} of their attention.",
+            f"**Mechanism.** The strongest heads at END are not all heads that look at the subject: {names} make {together} of the "
+            f"difference when taken from a prompt whose subject has the other number (one by one: {alone}), and look at the subject "
+            f"with {looks} of their attention.",
         ),
         page.finding(
-            in_all(numbers, lambda f: f["stream"]["the subject"][3] > 0.8),
-            f"The number waits at the subject until the last layer: before layer 3, the stream there holds "
-            f"{e(lambda f: f['stream']['the subject'][3])} of it, that of the words between "
-            f"{e(lambda f: f['stream']['between subject and attractor'][3])}, and END "
-            f"{e(lambda f: f['stream']['END, the attractor'][3])}.",
-            f"Before layer 3, the stream at the subject holds {e(lambda f: f['stream']['the subject'][3])} of the number, that of "
-            f"the words between {e(lambda f: f['stream']['between subject and attractor'][3])}, and END "
-            f"{e(lambda f: f['stream']['END, the attractor'][3])}.",
+            in_all(numbers, lambda f: max(map(abs, f["stream"]["between subject and attractor"])) < 0.1),
+            f"Nobody relays it: the stream at the words between never holds more than "
+            f"{e(lambda f: max(f['stream']['between subject and attractor']))} of the number, while before layer 3 the subject still "
+            f"holds {e(lambda f: f['stream']['the subject'][3])} and END {e(lambda f: f['stream']['END, the attractor'][3])}.",
+            f"The words between relay a part of it: their stream holds up to "
+            f"{e(lambda f: max(f['stream']['between subject and attractor']))} of the number, before layer 3 the subject "
+            f"{e(lambda f: f['stream']['the subject'][3])} and END {e(lambda f: f['stream']['END, the attractor'][3])}.",
         ),
         page.finding(
             in_all(numbers, lambda f: f["direct"]["mlps"][3] > 2 * sum(f["direct"]["heads"][3])),
@@ -140,7 +153,7 @@ def write(page: Page, numbers: Numbers) -> None:
         ),
     )
     page.add(
-        f"**Control.** All other heads at END, from the same prompt, make {e(lambda f: f['all heads but two'])}.",
+        f"**Control.** All other heads at END, from the same prompt, make {e(lambda f: f['all heads but these'])}.",
         f"If END cannot see the subject, a difference of {cut('END cannot see the subject')} is left; if the words between "
         f"cannot, {cut('the words between cannot see the subject')}; if END cannot see another word, "
         f"{cut('END cannot see another word')}.",
@@ -149,7 +162,7 @@ def write(page: Page, numbers: Numbers) -> None:
         f"**Not known.** What END takes from the words between: without sight of them {cut('END cannot see the words between')} "
         f"is left, although patching them moves {e(lambda f: f['stream']['between subject and attractor'][0])}, so they say "
         f"nothing about the number and yet help to find it.",
-        f"How the two heads know the subject from the attractor was not taken apart; {N} prompts with one attractor each do not "
+        f"How these heads know the subject from the attractor was not taken apart; {N} prompts with one attractor each do not "
         f"tell.",
     )
 

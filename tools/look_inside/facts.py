@@ -88,6 +88,7 @@ def one_kind(model: Any, random_model: Any, prompts: list[tasks.Prompt]) -> dict
     if two:
         first, before = batch.at("subject first"), batch.elsewhere(subject)
         knockouts |= {
+            "END cannot see one other word": blind(LAYERS, end, batch.elsewhere(subject)),
             "END cannot see the first word": blind(LAYERS, end, first),
             "END cannot see the last word": blind(LAYERS, end, last),
             "the last word cannot see the first": blind(LAYERS, last, first),
@@ -129,7 +130,7 @@ def write(page: Page, numbers: Numbers, corpora: dict[str, Any] | None = None) -
 
     page.lines.append("## Facts in `pocket`")
     page.add(
-        f"Two kinds of subjects, on {N} prompts each: countries, which are one word (capital: right in "
+        f"Two kinds of subjects, on {N} prompts each, of sentences that training has shown, for these are facts to be known: countries, which are one word (capital: right in "
         f"{country(lambda f: f['accuracy'])}; random weights {country(lambda f: f['random weights']['accuracy'])}), and invented "
         f"landmarks, which are two words whose order decides (city: right in {mark(lambda f: f['accuracy'])}; random weights "
         f"{mark(lambda f: f['random weights']['accuracy'])}).",
@@ -191,10 +192,10 @@ def write(page: Page, numbers: Numbers, corpora: dict[str, Any] | None = None) -
                 ),
             ),
             f"END needs both words for itself: without sight of the first it is right in {cut('END cannot see the first word')}, "
-            f"without the last in {cut('END cannot see the last word')}; another word hidden leaves "
-            f"{cut('END cannot see another word')}.",
+            f"without the last in {cut('END cannot see the last word')}; one other word hidden leaves "
+            f"{cut('END cannot see one other word')}.",
             f"Without sight of the first word END is right in {cut('END cannot see the first word')}, without the last in "
-            f"{cut('END cannot see the last word')}; another word hidden leaves {cut('END cannot see another word')}.",
+            f"{cut('END cannot see the last word')}; one other word hidden leaves {cut('END cannot see one other word')}.",
         ),
         f"The last word looks at the first a little: when it cannot, {cut('the last word cannot see the first')} stay right, "
         f"and with another word hidden from it {cut('the last word cannot see another word')}.",
@@ -203,16 +204,17 @@ def write(page: Page, numbers: Numbers, corpora: dict[str, Any] | None = None) -
         page.finding(
             in_all(numbers, lambda f: f["landmark"]["all MLPs at both words"] > 0.5),
             f"**What is new beside countries.** MLPs at the subject matter, but one word at a time: those at the first word's "
-            f"position, MLP 0 above all ({mark(lambda f: f['mlps at the first word'][0])}), and at the last "
-            f"({mark(lambda f: f['mlps at the subject'][0])}), together {mark(lambda f: f['all MLPs at both words'])}; a word "
+            f"position, MLP 0 ({mark(lambda f: f['mlps at the first word'][0])}), and at the last "
+            f"({mark(lambda f: f['mlps at the subject'][0])}), all of them together {mark(lambda f: f['all MLPs at both words'])}; a word "
             f"is turned into what it means in its place, and heads {mark(lambda f: listing([head(h) for h in f['movers']]), '')} "
             f"bring it to END.",
             f"**What is new beside countries.** MLPs at the two words of the subject make "
             f"{mark(lambda f: f['all MLPs at both words'])} together, those at the first "
             f"{mark(lambda f: f['mlps at the first word'][0])}.",
         ),
-        f"The MLPs at END then make {mark(lambda f: f['all MLPs at END'])}, most of it in layers 2 and 3 "
-        f"({mark(lambda f: f['mlps at END'][2])}; {mark(lambda f: f['mlps at END'][3])}).",
+        f"The MLPs at END then make {mark(lambda f: f['all MLPs at END'])}, the first two "
+        f"{mark(lambda f: f['mlps at END'][0] + f['mlps at END'][1])}, the last two "
+        f"{mark(lambda f: f['mlps at END'][2] + f['mlps at END'][3])}.",
         f"**Control.** With MLP 0 replaced by its mean at the last word, "
         f"{mark(lambda f: f['without MLPs'][LAST][0])} stay right, at another word "
         f"{mark(lambda f: f['without MLPs']['another word'][0])}, at END {mark(lambda f: f['without MLPs']['END'][0])}.",

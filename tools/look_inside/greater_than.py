@@ -140,9 +140,9 @@ def write(page: Page, numbers: Numbers) -> None:
             f"All MLPs at END from the twin make {e(lambda f: f['all MLPs at END'])}; straight to the logits they write "
             f"{e(lambda f: sum(f['direct']['mlps']), '.1f')}, the heads {e(lambda f: sum(map(sum, f['direct']['heads'])), '.1f')}.",
         ),
-        "One by one, layers 0 to 3, their shares are "
-        + "; ".join(e(lambda f, i=i: f["mlps at END"][i]) for i in LAYERS)
-        + ": the first reads the year, the later ones read the first.",
+        f"MLP 0 from the twin makes {e(lambda f: f['mlps at END'][0])}, of which it writes little itself "
+        f"({e(lambda f: f['direct']['mlps'][0], '.1f')} straight to the logits; the later three write "
+        f"{e(lambda f: sum(f['direct']['mlps'][1:]), '.1f')}, and make {e(lambda f: sum(f['mlps at END'][1:]))} one by one, added up).",
     )
     page.add(
         f"**Control.** The same head taken from a prompt with another event and the same year makes "

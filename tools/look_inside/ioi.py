@@ -41,6 +41,7 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
         "the name S1": batch.at("s1"),
         "between the names and S2": after_second,
         "of these, the last": batch.at("s2").roll(-1, dims=1),
+        'of these, "the"': batch.at("place").roll(-1, dims=1),
         "S2": batch.at("s2"),
         "between S2 and END": batch.span("s2", "end"),
         "END": batch.at("end"),
@@ -104,6 +105,7 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
         "END cannot see S1": blind(LAYERS, end, batch.at("s1")),
         "END cannot see two other words": blind(LAYERS, end, others),
         "the last word between cannot see the names": blind(LAYERS, batch.at("s2").roll(-1, dims=1), names),
+        '"the" cannot see the names': blind(LAYERS, batch.at("place").roll(-1, dims=1), names),
         "the words between cannot see other words": blind(LAYERS, after_second, others),
         "END cannot see the words between": blind(LAYERS, end, after_second),
         "the words between cannot see the names": blind(LAYERS, after_second, names),
@@ -238,8 +240,16 @@ def write(page: Page, numbers: Numbers) -> None:
     )
     page.add(
         f"Before layer 1 it does so in {e(lambda f: f['stream, guest'][BETWEEN][1])}, before layer 3 in "
-        f"{e(lambda f: f['stream, guest'][BETWEEN][3])}; of these words the last alone, before S2, gives "
-        f"{e(lambda f: f['stream, guest']['of these, the last'][1])} and {e(lambda f: f['stream, guest']['of these, the last'][3])}.",
+        f"{e(lambda f: f['stream, guest'][BETWEEN][3])}.",
+        page.finding(
+            in_all(numbers, lambda f: max(f["stream, guest"][LAST]) < 0.1),
+            f'The word before S2 alone (a comma, a full stop, "and", "then") never gives more than '
+            f'{e(lambda f: max(f["stream, guest"][LAST]))}; the word before the place, "the", gives '
+            f"{e(lambda f: max(f['stream, guest'][THE][1:]))}: so if there is a summary, it is not where we expected it.",
+            f'The word before S2 alone (a comma, a full stop, "and", "then") gives up to '
+            f'{e(lambda f: max(f["stream, guest"][LAST]))}, the word before the place, "the", '
+            f"{e(lambda f: max(f['stream, guest'][THE][1:]))}.",
+        ),
         f"At IO's own position it is {e(lambda f: f['stream, guest']['the name IO'][1])} and "
         f"{e(lambda f: f['stream, guest']['the name IO'][3])}, at END {e(lambda f: f['stream, guest']['END'][1])} and "
         f"{e(lambda f: f['stream, guest']['END'][3])}.",
@@ -281,12 +291,13 @@ def write(page: Page, numbers: Numbers) -> None:
     page.add(
         f"Which neurons subtract: MLP 3 alone writes {e(lambda f: f['direct, IO']['mlps'][3], '.1f')} for IO, and none of its "
         f"{e(lambda f: f['neurons'], '')} neurons has been looked at.",
-        f"Why END still says S in {cut('END cannot see IO', 'S')} when only IO is hidden from it, although it knows that S "
-        f"gives: a bag with one name in it has no other answer, but that is a guess about {N} prompts, not a measurement.",
+        f"Why the two trainings differ by nothing but their seed and yet bring the names to END by other routes "
+        f"({cut('the words between cannot see the names')} right without the one, {cut('END cannot see the names')} without the other).",
     )
 
 
-BETWEEN, LOW = "between the names and S2", 0.6
+BETWEEN, LAST, THE = "between the names and S2", "of these, the last", 'of these, "the"'
+LOW = 0.6
 
 
 def how(f: Any) -> str:
@@ -307,6 +318,7 @@ def verdict(model: str, f: Any) -> str:
         "END cannot see the names": f["knockout"]["END cannot see the names"]["IO"],
         "the words between cannot see them": f["knockout"]["the words between cannot see the names"]["IO"],
         "the last of these alone cannot": f["knockout"]["the last word between cannot see the names"]["IO"],
+        '"the" alone cannot': f["knockout"]['"the" cannot see the names']["IO"],
         "END cannot see the words between": f["knockout"]["END cannot see the words between"]["IO"],
     }
     return (

@@ -32,7 +32,10 @@ def measure(name: str) -> dict[str, Any]:
     mapped = set(truth.heads())
     layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
     unmapped = [
-        from_run("head", layer, twin, batch.everywhere, h) for layer in layers for h in heads if (layer, h) not in mapped
+        from_run("head", layer, twin, batch.everywhere, h)
+        for layer in layers
+        for h in heads
+        if (layer, h) not in mapped
     ]
     mlps = [from_run("mlp", layer, twin, batch.everywhere) for layer in layers]
     whole = [from_run("head", layer, twin, batch.everywhere, h) for layer, h in mapped]
@@ -131,7 +134,9 @@ def write(page: Page, numbers: Numbers) -> None:
         f"of {N} prompts (random weights {e(lambda f: f['random weights']['accuracy'])}), by a logit difference of "
         f"{e(lambda f: f['difference'], '.1f')}, and their truth files say with which heads.",
     )
-    page.lines.append("![Heads that matter, at S2 and at END, and what they write to the logits](look-inside/ioi-known.png)")
+    page.lines.append(
+        "![Heads that matter, at S2 and at END, and what they write to the logits](look-inside/ioi-known.png)"
+    )
     page.add(
         f"**Mechanism.** Heads {heads('duplicate')} look from S2 at S1 ({e(lambda f: mean(f, 'attention S2 to S1', 'duplicate'))} of "
         f"their attention) and note that it is a repetition; {heads('s-inhibition')} look from END at S2 "
@@ -180,4 +185,6 @@ def draw(numbers: Numbers) -> dict[str, Figure]:
         ]
         for model, f in numbers.items()
     }
-    return {"ioi-known": heatmaps(panels, "IOI where the circuit is known. Share of the logit difference, or of its change")}
+    return {
+        "ioi-known": heatmaps(panels, "IOI where the circuit is known. Share of the logit difference, or of its change")
+    }
