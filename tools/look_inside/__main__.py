@@ -17,7 +17,7 @@ import torch
 
 from mechlib import models
 from mechlib.models import load, random_twin
-from tools.look_inside import agreement, facts, greater_than, induction, ioi
+from tools.look_inside import agreement, facts, greater_than, induction, ioi, ioi_known
 from tools.look_inside.other_corpus import rounded
 from tools.look_inside.prose import Page
 
@@ -36,21 +36,26 @@ def measure() -> dict[str, Any]:
         for task, module in TASKS.items():
             numbers[task][name] = module.measure(model, random_model)
             print(name, task, json.dumps(rounded(numbers[task][name])), flush=True)
-    numbers["sha256"] = {name: models.card(name)["sha256"] for name in pockets}
+    known = [name for name in ioi_known.NAMES if name in models.names()]
+    numbers["ioi_known"] = {}
+    for name in known:
+        numbers["ioi_known"][name] = ioi_known.measure(name)
+        print(name, json.dumps(rounded(numbers["ioi_known"][name])), flush=True)
+    numbers["sha256"] = {name: models.card(name)["sha256"] for name in (*pockets, *known)}
     return rounded(numbers)
 
 
 def write(numbers: Mapping[str, Any], corpora: dict[str, Any] | None) -> Page:
     """The page's text."""
     page = Page()
-    pockets = list(numbers["sha256"])
+    pockets = list(numbers["ioi"])
     page.lines.append("# A look inside")
     page.add(
         f"What goes on in the models of this course, task by task: the mechanism, the evidence, a control, and what is not known. "
         f"`python -m tools.look_inside` measures the {count(numbers)} numbers behind this page, draws its figures and writes its "
         f"sentences; a sentence that new weights do not bear out comes out as another one, marked *Not as expected*.",
-        f"Numbers in a row are those of {' and '.join(f'`{name}`' for name in pockets)}, {len(pockets)} models; each is from "
-        f"{ioi.N} prompts that training has not shown, except where it says so.",
+        f"Numbers with a stroke between them are those of {' / '.join(f'`{name}`' for name in pockets)}, {len(pockets)} models that differ "
+        f"by their seed; each is from {ioi.N} prompts that training has not shown, except where it says so.",
     )
     page.add(
         '"Taken from" a prompt means activation patching: a part of the model says what it says there, and its share is how '
@@ -59,6 +64,7 @@ def write(numbers: Mapping[str, Any], corpora: dict[str, Any] | None) -> Page:
         "is direct logit attribution. S1 and S2 are the first and second mention of the one who gives, IO is the other name, "
         "END is the last of the prompt's tokens, and head 2.1 is head 1 of layer 2.",
     )
+    ioi_known.write(page, numbers["ioi_known"])
     for task, module in TASKS.items():
         if task == "facts":
             facts.write(page, numbers[task], corpora)
@@ -92,7 +98,7 @@ def main() -> int:
         text = json.dumps(measure(), indent=1) + "\n"
         (FOLDER / "numbers.json").write_text(text, encoding="utf-8")
     numbers = read("numbers.json")
-    for task, module in TASKS.items():
+    for task, module in (TASKS | {"ioi_known": ioi_known}).items():
         for name, figure in module.draw(numbers[task]).items():
             figure.savefig(FOLDER / f"{name}.png")
     page = write(numbers, read("corpus.json"))

@@ -98,13 +98,9 @@ def write(page: Page, numbers: Numbers) -> None:
         return f["carriers"][: f["enough"]]
 
     def one_by_one(table: Any) -> str:
-        return each(
-            numbers,
-            lambda f: listing([format(table(f)[layer][which], ".2f") for layer, which in those(f)]),
-            between="; ",
-        )
+        return e(lambda f: listing([format(table(f)[layer][which], ".2f") for layer, which in those(f)]))
 
-    names = each(numbers, lambda f: listing([head(place) for place in those(f)]), between="; in the other seed ")
+    names = e(lambda f: listing([head(place) for place in those(f)]))
     together = e(lambda f: f[f"{f['enough']} carriers"])
     alone = one_by_one(lambda f: f["heads at END"])
     looks = one_by_one(lambda f: f["attention"]["subject"])

@@ -205,8 +205,8 @@ def write(page: Page, numbers: Numbers, corpora: dict[str, Any] | None = None) -
             in_all(numbers, lambda f: f["landmark"]["all MLPs at both words"] > 0.5),
             f"**What is new beside countries.** MLPs at the subject matter, but one word at a time: those at the first word's "
             f"position, MLP 0 ({mark(lambda f: f['mlps at the first word'][0])}), and at the last "
-            f"({mark(lambda f: f['mlps at the subject'][0])}), all of them together {mark(lambda f: f['all MLPs at both words'])}; a word "
-            f"is turned into what it means in its place, and heads {mark(lambda f: listing([head(h) for h in f['movers']]), '')} "
+            f"({mark(lambda f: f['mlps at the subject'][0])}), all of them together {mark(lambda f: f['all MLPs at both words'])}; the first "
+            f"word, which cannot see the last, is read there for what it says in its place, and heads {mark(lambda f: listing([head(h) for h in f['movers']]), '')} "
             f"bring it to END.",
             f"**What is new beside countries.** MLPs at the two words of the subject make "
             f"{mark(lambda f: f['all MLPs at both words'])} together, those at the first "

@@ -56,7 +56,7 @@ def measure(model: Any, random_model: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "n": N,
-        "neurons": str(model.cfg.d_mlp),
+        "neurons": model.cfg.d_mlp,
         "accuracy": batch.says(io),
         "difference": batch.score(),
     }
@@ -282,7 +282,7 @@ def write(page: Page, numbers: Numbers) -> None:
             f"Where S gives who was not there, one of those who were is the answer in "
             f"{e(lambda f: f['IO and X, then S gives']['IO'])}, the other in {e(lambda f: f['IO and X, then S gives']['X'])}.",
         ),
-        f"So layer 0 reads who gives by its place near the end; END without sight of S2 in layer 0 says IO in "
+        f"So what counts is who gives, not who is repeated: END without sight of S2 in layer 0 says IO in "
         f"{cut('END cannot see S2, layer 0')} and S in {cut('END cannot see S2, layer 0', 'S')}, a coin toss, and one other "
         f"hidden word leaves {cut('END cannot see one other word, layer 0')}.",
     )
@@ -290,9 +290,15 @@ def write(page: Page, numbers: Numbers) -> None:
     page.lines.append("### Not known")
     page.add(
         f"Which neurons subtract: MLP 3 alone writes {e(lambda f: f['direct, IO']['mlps'][3], '.1f')} for IO, and none of its "
-        f"{e(lambda f: f['neurons'], '')} neurons has been looked at.",
-        f"Why the two trainings differ by nothing but their seed and yet bring the names to END by other routes "
-        f"({cut('the words between cannot see the names')} right without the one, {cut('END cannot see the names')} without the other).",
+        f"{next(iter(numbers.values()))['neurons']} neurons has been looked at.",
+        page.finding(
+            len({how(f) for f in numbers.values()}) > 1,
+            f"Why trainings that differ by their seed alone bring the names to END by different routes "
+            f"({cut('the words between cannot see the names')} right without the one, {cut('END cannot see the names')} without the "
+            f"other).",
+            f"Why it is this route ({cut('the words between cannot see the names')} right without the summary, "
+            f"{cut('END cannot see the names')} without the names' own positions).",
+        ),
     )
 
 

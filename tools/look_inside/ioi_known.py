@@ -4,32 +4,32 @@
 What is found is compared with the truth file. The thresholds are fixed on the first model and applied to the others.
 """
 
+import json
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from mechlib import models, tasks
-from tools.known_circuits import fix_threshold, found, precision_recall
 from tools.look_inside.figures import by_head, heatmaps
 from tools.look_inside.prose import Numbers, Page, each, head, in_all, listing
 from tools.look_inside.runs import Batch, from_run
-from tools.look_inside.sweeps import direct_effects, head_effects, share
+from tools.look_inside.sweeps import Table, direct_effects, head_effects, share
 
 N = 200
 NAMES = ("ioi-known", "ioi-known-seed-1", "ioi-known-hard")
+Head = tuple[int, int]  # layer, head
 CLASSES = ("duplicate", "s-inhibition", "name mover")
 
 
 def measure(name: str) -> dict[str, Any]:
-    model, truth = models.load(name, device="cpu"), models.truth(name)
+    model, nodes = models.load(name, device="cpu"), truth(name)
     prompts = tasks.ioi(model.tokenizer, N, split="held-out pairs")
     batch = Batch.of(model, prompts)
     control = Batch.of(models.random_twin(name, device="cpu"), prompts)
     twin, (io, _) = batch.twin(), batch.answers.T
     directions = model.W_U.T[batch.answers[:, 0]] - model.W_U.T[batch.answers[:, 1]]
     direct = direct_effects(batch, directions)[0] / batch.score()
-    mapped = set(truth.heads())
+    mapped = {place for place, _ in nodes}
     layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
     unmapped = [
         from_run("head", layer, twin, batch.everywhere, h)
@@ -44,7 +44,7 @@ def measure(name: str) -> dict[str, Any]:
         "accuracy": batch.says(io),
         "difference": batch.score(),
         "random weights": {"accuracy": control.says(io), "difference": control.score()},
-        "truth": [[list(node.place), node.variable] for node in truth.nodes],
+        "truth": [[list(place), variable] for place, variable in nodes],
         "heads": head_effects(batch, twin),
         "heads at S2": head_effects(batch, twin, batch.at("s2")),
         "heads at END": head_effects(batch, twin, batch.at("end")),
@@ -56,6 +56,12 @@ def measure(name: str) -> dict[str, Any]:
         "all other heads": share(batch, twin, unmapped),
         "all MLPs": share(batch, twin, mlps),
     }
+
+
+def truth(name: str) -> list[tuple[Head, str]]:
+    """Each head of the truth file, and the variable that it carries."""
+    content = json.loads((models.SHIPPED / name / "truth.json").read_text(encoding="utf-8"))
+    return [((node["layer"], node["head"]), node["variable"]) for node in content["nodes"]]
 
 
 def looks(batch: Batch, query: str, key: str) -> list[list[float]]:
@@ -85,10 +91,10 @@ def scored(numbers: Numbers) -> dict[str, Any]:
         "patching at S2": ("duplicate",),
         "patching at END": ("s-inhibition", "name mover"),
     }
-    limits = {m: fix_threshold(torch.tensor(first[tables[m]]), true(first, aims[m])) for m in tables}
+    limits = {m: fix_threshold(first[tables[m]], true(first, aims[m])) for m in tables}
     result: dict[str, Any] = {"limits": limits}
     for name, f in numbers.items():
-        hits = {m: found(torch.tensor(f[tables[m]]), limits[m]) for m in tables}
+        hits = {m: found(f[tables[m]], limits[m]) for m in tables}
         result[name] = {m: precision_recall(hits[m], true(f, aims[m])) for m in tables}
         classes = {
             "duplicate": hits["patching at S2"],
@@ -104,7 +110,28 @@ def scored(numbers: Numbers) -> dict[str, Any]:
     return result
 
 
-def true(f: Any, classes: tuple[str, ...]) -> set[tuple[int, int]]:
+def found(table: Table, threshold: float) -> set[Head]:
+    return {(layer, head) for layer, row in enumerate(table) for head, value in enumerate(row) if value > threshold}
+
+
+def precision_recall(heads: set[Head], wanted: set[Head]) -> tuple[float, float]:
+    """Of what was found, how much is true; of what is true, how much was found."""
+    return len(heads & wanted) / max(1, len(heads)), len(heads & wanted) / len(wanted)
+
+
+def fix_threshold(table: Table, wanted: set[Head]) -> float:
+    """The middle of two neighbouring values with the best precision times recall, and of those the widest gap."""
+    ranked = sorted(value for row in table for value in row)
+    gaps = [(low + high, high - low) for low, high in zip(ranked, ranked[1:])]
+
+    def quality(gap: tuple[float, float]) -> tuple[float, float]:
+        precision, recall = precision_recall(found(table, gap[0] / 2), wanted)
+        return precision * recall, gap[1]
+
+    return max(gaps, key=quality)[0] / 2
+
+
+def true(f: Any, classes: tuple[str, ...]) -> set[Head]:
     return {(place[0], place[1]) for place, variable in f["truth"] if variable in classes}
 
 

@@ -10,6 +10,7 @@ in sight is then not enough, because the words of the two subjects have to be ke
 
 import json
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from mechlib.tasks.prompt import fill
 from tools.look_inside import facts
 
 OUT = Path(__file__).parents[2] / "docs" / "look-inside" / "corpus.json"
-STEPS, BATCH = 1500, 32
+STEPS, BATCH = 1500, 16
 WORDS = (*corpus.vocabulary(), *sorted({"unlike", "but"} - set(corpus.vocabulary())))
 
 
@@ -104,12 +105,19 @@ def accuracy(model: Any, n: int = 200) -> float:
     return (top == torch.tensor(right)).float().mean().item()
 
 
-def main(steps: int = STEPS) -> None:
+CORPORA = {"plain": False, "second subject": True}
+
+
+def main(which: Sequence[str]) -> None:
+    """Train and measure one or both; what the file says of the other stays."""
     torch.set_num_threads(1)
-    found = {"steps": steps, "plain": measure(False, steps), "second subject": measure(True, steps)}
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
-    print(OUT.read_text(encoding="utf-8"))
+    for name in which or CORPORA:
+        found = rounded(measure(CORPORA[name]))
+        before = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
+        OUT.parent.mkdir(exist_ok=True)
+        text = json.dumps(before | {"steps": STEPS, name: found}, indent=1, sort_keys=True) + "\n"
+        OUT.write_text(text, encoding="utf-8")
+        print(name, json.dumps(found))
 
 
 def rounded(value: Any) -> Any:
@@ -122,4 +130,4 @@ def rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

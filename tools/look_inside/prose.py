@@ -31,12 +31,10 @@ class Page:
         return "\n\n".join(self.lines) + "\n"
 
 
-def each(numbers: Numbers, read: Callable[[Any], float | str], spec: str = ".2f", between: str = "") -> str:
-    """ "0.97 and 0.94": a number of every model, in their order. `between` stands between them where "and" would not
-    read well."""
+def each(numbers: Numbers, read: Callable[[Any], float | str], spec: str = ".2f") -> str:
+    """ "0.97 / 0.94": a number of every model, in their order."""
     values = [read(found) for found in numbers.values()]
-    words = [value if isinstance(value, str) else format(value, spec) for value in values]
-    return between.join(words) if between else listing(words)
+    return " / ".join(value if isinstance(value, str) else format(value, spec) for value in values)
 
 
 def listing(words: Sequence[str]) -> str:
