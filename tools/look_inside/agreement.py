@@ -168,7 +168,7 @@ def draw(numbers: Numbers) -> dict[str, Figure]:
         model: [
             by_head(f["heads at END"], "each head at END"),
             by_head(f["attention"]["subject"], "attention END to subject"),
-            by_place(f["stream"], "the stream"),
+            by_place(f["stream"], "the stream before each layer"),
         ]
         for model, f in numbers.items()
     }

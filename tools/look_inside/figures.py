@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from mechlib.plots.style import SIGNED, STYLE, finish
+from tools.look_inside.prose import number
 
 HEADS = [f"head {head}" for head in range(4)]
 
@@ -25,7 +26,7 @@ def by_head(table: Sequence[Sequence[float]], title: str, limit: float = 1.0) ->
 def by_place(places: Mapping[str, Sequence[float]], title: str, columns: Sequence[str] = ()) -> dict[str, Any]:
     """A panel {place: [layer]}."""
     width = len(next(iter(places.values())))
-    columns = columns or [f"before {i}" for i in range(width)]
+    columns = columns or [f"layer {i}" for i in range(width)]
     return {"table": list(places.values()), "rows": list(places), "columns": columns, "title": title, "limit": 1.0}
 
 
@@ -48,7 +49,7 @@ def heatmaps(models: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> F
                 for i, row in enumerate(table):
                     for j, value in enumerate(row):
                         dark = abs(value) > 0.6 * limit
-                        text = f"{value:.2f}" if limit <= 1 else f"{value:.1f}"
+                        text = number(value, ".2f" if limit <= 1 else ".1f")
                         axis.text(
                             j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black"
                         )

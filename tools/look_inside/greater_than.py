@@ -165,8 +165,8 @@ def draw(numbers: Numbers) -> dict[str, Figure]:
             by_head(f["heads at END"], "each head at END"),
             by_head(f["attention"]["year"], "attention END to year"),
             by_place(
-                f["stream"] | {"MLPs at END, by layer": f["mlps at END"]},
-                "the stream, and MLPs",
+                f["stream"] | {"the MLP at END": f["mlps at END"]},
+                "the stream before each layer; MLPs",
             ),
         ]
         for model, f in numbers.items()

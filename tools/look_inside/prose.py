@@ -14,6 +14,7 @@ class Page:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.findings = 0
         self.failed: list[str] = []
 
     def add(self, *sentences: str) -> None:
@@ -22,6 +23,7 @@ class Page:
 
     def finding(self, holds: bool, sentence: str, otherwise: str) -> str:
         """The sentence if it holds; else the other one, marked."""
+        self.findings += 1
         if holds:
             return sentence
         self.failed.append(sentence)
@@ -34,7 +36,13 @@ class Page:
 def each(numbers: Numbers, read: Callable[[Any], float | str], spec: str = ".2f") -> str:
     """ "0.97 / 0.94": a number of every model, in their order."""
     values = [read(found) for found in numbers.values()]
-    return " / ".join(value if isinstance(value, str) else format(value, spec) for value in values)
+    return " / ".join(value if isinstance(value, str) else number(value, spec) for value in values)
+
+
+def number(value: float, spec: str = ".2f") -> str:
+    """Without the minus of a zero."""
+    text = format(value, spec)
+    return text if float(text) else text.removeprefix("-")
 
 
 def listing(words: Sequence[str]) -> str:
