@@ -1,7 +1,6 @@
 """docs/look-inside.md says what its numbers say, and its numbers are those of the models that are shipped."""
 
 import copy
-import json
 import re
 import sys
 from functools import cache
@@ -16,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tools.look_inside import __main__ as look  # noqa: E402
-from tools.look_inside import other_corpus  # noqa: E402
+from tools.look_inside import facts, other_corpus  # noqa: E402
 from tools.look_inside.runs import SITES, Batch, blind, from_run, put  # noqa: E402
 from tools.look_inside.sweeps import share  # noqa: E402
 
@@ -117,7 +116,7 @@ def by_the_bridge(batch, edits):
 
 
 def test_edited_runs_are_transformer_lens_s():
-    batch = Batch.of(model(), tasks.ioi(model().tokenizer, 8, split="held-out pairs"))
+    batch = Batch.of(model(), tasks.ioi(model().tokenizer, 4, split="held-out pairs"))
     twin, end, names = batch.twin(), batch.at("end"), batch.at("io", "s1")
     cases = {
         "stream": [from_run("resid", 2, twin, batch.at("s2"))],
@@ -135,7 +134,7 @@ def test_edited_runs_are_transformer_lens_s():
         assert (mine - theirs).abs().max() < 1e-3, what
         assert (mine - batch.logits).abs().max() > 1e-3, f"{what}: the edit does nothing"
     _, pattern = batch.run(blind([1], end, names), watch=(2, 3))
-    assert pattern.shape == (8, batch.tokens.shape[1], batch.tokens.shape[1])
+    assert pattern.shape == (4, batch.tokens.shape[1], batch.tokens.shape[1])
 
 
 def test_a_run_from_the_twin_altogether_is_the_twin():
@@ -189,10 +188,24 @@ def test_the_corpora_differ_by_the_second_subject_alone():
         assert bool(unlike & {token for row in rows for token in row}) == second
 
 
+@pytest.mark.skipif(
+    look.read("corpus.json") is None, reason="no trainings yet: python -m tools.look_inside.other_corpus"
+)
 def test_what_the_experiment_found_is_recorded():
-    found = json.loads((look.FOLDER / "corpus.json").read_text(encoding="utf-8"))
+    found = look.read("corpus.json")
     assert found["steps"] == other_corpus.STEPS
-    assert found["plain"]["accuracy"] > 0.5
+    assert set(other_corpus.CORPORA) <= set(found)
+    assert "A corpus that forces more" in PAGE
+
+
+def test_the_page_says_what_the_second_corpus_did():
+    knockout = {facts.JOIN: {"right": 0.5}, facts.CONTROL: {"right": 0.9}}
+    plain = {"CPU minutes": 1.0, "accuracy": 0.9, "n": 200, "accuracy with a second subject": 0.8, "knockout": knockout}
+    plain["taken over at the subject"] = [0.1, 0.1, 0.1, 0.0]
+    for helped, says in ((0.9, "It helps"), (0.2, "It does not help")):
+        second = plain | {"taken over at the subject": [0.1, helped, 0.1, 0.0]}
+        text = look.write(NUMBERS, {"steps": 1500, "plain": plain, "second subject": second}).text()
+        assert says in text
 
 
 # ---- where the circuit is known

@@ -226,7 +226,7 @@ def write(page: Page, numbers: Numbers, corpora: dict[str, Any] | None = None) -
         f"absolute position and which is the neighbour was not separated.",
         f"The twin is a single kind of change; {N} prompts about it say nothing of a subject that shares no word.",
     )
-    if corpora:
+    if corpora and {"plain", "second subject"} <= corpora.keys():
         write_corpora(page, corpora)
 
 
