@@ -32,6 +32,14 @@ FIGURES = {
     "loss_curves": lambda: plots.plot_loss_curves({"a": D[0], "b": D[1]}, 100, "t"),
     "lines": lambda: plots.plot_lines([0, 0.5, 1], {"a": D[:, 0], "b": [1, 2, 3]}, "x", "y", reference=1.0),
     "neurons": lambda: plots.plot_neurons(W, LABELS, "t"),
+    "sum": lambda: plots.plot_sum({"a": 1.0, "b": -0.4, "c": 2.0}, 2.6, "y", "t"),
+    "grids": lambda: plots.plot_grids(
+        {"x": D - 0.5, "y": 2 * D}, LABELS, list("abcdef"), "column", "row", mark=[(1, 2)]
+    ),
+    "patterns": lambda: plots.plot_patterns({"0.0": D[:, :3], "0.1": D[:, 3:]}, LABELS, "t"),
+    "against_random": lambda: plots.plot_against_random(
+        {"g": ({"a": 1.0, "b": 2.0}, [1.0, 1.1]), "h": ({"a": 1.5}, [0.9])}, "x", reference=1.0
+    ),
 }
 
 

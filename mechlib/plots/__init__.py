@@ -5,6 +5,7 @@ by the caller. Signed quantities use a diverging map centred at zero. Figures ar
 with all of them must stay light.
 """
 
+from mechlib.plots.residual_stream import plot_against_random, plot_grids, plot_patterns, plot_sum
 from mechlib.plots.style import COLOURS, SIGNED, STYLE
 from mechlib.plots.superposition import (
     plot_dimensionality,
@@ -22,13 +23,17 @@ __all__ = [
     "COLOURS",
     "SIGNED",
     "STYLE",
+    "plot_against_random",
     "plot_dimensionality",
     "plot_dimensions_per_feature",
     "plot_features_in_plane",
     "plot_gram",
+    "plot_grids",
     "plot_lines",
     "plot_loss_curves",
     "plot_neurons",
+    "plot_patterns",
     "plot_phase_diagram",
     "plot_shares",
+    "plot_sum",
 ]
