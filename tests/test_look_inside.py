@@ -199,9 +199,10 @@ def test_what_the_experiment_found_is_recorded():
 
 
 def test_the_page_says_what_the_second_corpus_did():
-    knockout = {facts.JOIN: {"right": 0.5}, facts.CONTROL: {"right": 0.9}}
+    knockout = {what: {"right": 0.5} for what in (facts.JOIN, facts.CONTROL, facts.EARLY)}
     plain = {"CPU minutes": 1.0, "accuracy": 0.9, "n": 200, "accuracy with a second subject": 0.8, "knockout": knockout}
     plain["taken over at the subject"] = [0.1, 0.1, 0.1, 0.0]
+    plain["stream"] = {facts.LAST: [0.5, 0.1, 0.1, 0.1]}
     for helped, says in ((0.9, "It helps"), (0.2, "It does not help")):
         second = plain | {"taken over at the subject": [0.1, helped, 0.1, 0.0]}
         text = look.write(NUMBERS, {"steps": 1500, "plain": plain, "second subject": second}).text()

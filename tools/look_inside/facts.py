@@ -256,13 +256,23 @@ def write_corpora(page: Page, corpora: dict[str, Any]) -> None:
             f"1, 2 or 3, whichever is most), {before:.2f} of the answers become the twin's in the plain model and {after:.2f} "
             f"in the other.",
         ),
+        page.finding(
+            second["knockout"][EARLY]["right"] > plain["knockout"][EARLY]["right"] + 0.3,
+            f"What does change is the shortcut through layer 0: with the subject hidden from END there, "
+            f"{plain['knockout'][EARLY]['right']:.2f} of the plain model's answers stay right and {second['knockout'][EARLY]['right']:.2f} "
+            f"of the other's, and before layer 3 the subject's last word holds {plain['stream'][LAST][3]:.2f} and "
+            f"{second['stream'][LAST][3]:.2f} of the difference.",
+            f"With the subject hidden from END in layer 0, {plain['knockout'][EARLY]['right']:.2f} of the plain model's answers stay right "
+            f"and {second['knockout'][EARLY]['right']:.2f} of the other's.",
+        ),
         f"When the last word cannot see the first, {plain['knockout'][JOIN]['right']:.2f} and "
         f"{second['knockout'][JOIN]['right']:.2f} stay right; with another word hidden from it, "
         f"{plain['knockout'][CONTROL]['right']:.2f} and {second['knockout'][CONTROL]['right']:.2f}.",
-        f"One seed each, and {corpora['steps']} steps are a quarter of pocket's: this says what to try, not what will come out.",
+        f"One seed each, and {corpora['steps']} steps of half a batch are little reading: this says what to try, not what will come out.",
     )
 
 
+EARLY = "END cannot see the subject, layer 0"
 JOIN, CONTROL = "the last word cannot see the first", "the last word cannot see another word"
 
 
