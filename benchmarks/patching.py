@@ -115,8 +115,9 @@ def theirs(model: Any, base: Any, cache: Any, metric: Any, site: str, axes: list
 
 
 def compare(model: Any, share: float) -> None:
-    print("| sweep | corrupted | cells | TransformerLens, s | ours, s | ratio | forward passes |"
-          " largest difference / range | peak, MB (TransformerLens) |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    head = "sweep|corrupted|cells|TransformerLens, s|ours, s|ratio|forward passes|largest difference / range|"
+    head += "peak, MB (TransformerLens)"
+    print("| " + head.replace("|", " | ") + " |\n" + "|---" * 9 + "|")
     clean, corrupted, answers = prompts(model, [1])
     with FlopCounterMode(display=False) as one, torch.no_grad():
         model(clean)
@@ -156,7 +157,8 @@ def main() -> None:
     rate = min(timed(lambda: a @ b)[1] for _ in range(20))
     print(f"""# Patching sweeps: TransformerLens against mechlib
 
-{date.today()}, {platform.machine()}, one thread, torch {torch.__version__}, transformer-lens {version("transformer-lens")},
+{date.today()}, {platform.machine()}, one thread, torch {torch.__version__},
+transformer-lens {version("transformer-lens")},
 {BATCH} prompts of {LENGTH} tokens. Made by `python benchmarks/patching.py`.
 
 - Times are processor seconds of one run each (pocket: the best of three), the two taking turns.

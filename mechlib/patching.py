@@ -314,14 +314,10 @@ def attention_knockout(
     if a query is left without any key.
     """
     layers = list(range(model.cfg.n_layers) if layers is None else layers)
-    length, edges = tokens.shape[1], [(query, key) for query, key in edges]
+    edges = [(query, key) for query, key in edges]
     for layer in layers:
         _check_cell(model, tokens, layer)
-    for query, key in edges:
-        if not 0 <= key <= query < length:
-            raise ValueError(f"({query}, {key}) is not an edge: write (query, key) with 0 <= key <= query < {length}.")
-        if all((query, k) in edges for k in range(query + 1)):
-            raise ValueError(f"Position {query} has no key left to look at: keep one, such as (query, 0).")
+    _check_edges(edges, tokens.shape[1])
 
     def cut(scores: Tensor, hook: Any) -> Tensor:
         scores = scores.clone()
@@ -483,6 +479,14 @@ def _check_cell(model: Any, tokens: Tokens, layer: int, position: int | None = N
         raise ValueError(f"There is no head {head}: a layer has {model.cfg.n_heads}, counted from 0.")
     if position is not None:
         check_position(position, tokens.shape[1])
+
+
+def _check_edges(edges: Sequence[tuple[int, int]], length: int) -> None:
+    for query, key in edges:
+        if not 0 <= key <= query < length:
+            raise ValueError(f"({query}, {key}) is not an edge: write (query, key) with 0 <= key <= query < {length}.")
+        if all((query, k) in edges for k in range(query + 1)):
+            raise ValueError(f"Position {query} has no key left to look at: keep one, such as (query, 0).")
 
 
 def _check_source(tokens: Tokens, source: Cache, name: str) -> None:

@@ -47,6 +47,29 @@ AXES = "the last axis under its other name"
 CHUNK = "only how many rows are multiplied at a time"
 KEY_BIAS = "a bias of the keys adds the same to all of a query's scores, which a softmax does not see"
 TEXT = "the same for the texts that are allowed"
+# Exercises whose survivors all live for one reason.
+SAME_REASON = {
+    "induction.build_induction_circuit": "what is built is judged by what it does, and this circuit does the same: "
+    "other heads, another seed, a strength that is still enough",
+    "induction.duplicate_token_score": "of a token that stands k times, k - 1 queries have an earlier one and k - 1 "
+    "keys a later one: counting either gives the same",
+    "induction.induction_score": "of a token that stands k times, k - 1 queries have an earlier one and k - 1 keys "
+    "a later one: counting either gives the same",
+    "induction.ablate_head": "the three methods are the only ones, and in alphabetical order this picks the same",
+    "induction.patch_keys": "a bias of the keys adds the same to all scores of a query, which a softmax does not see",
+    "induction.head_logit_attribution": "W_U has two axes: 1 is the last one",
+    "residual_stream.next_token_table": "one text is a batch of one, and its last logits have one axis",
+    "residual_stream.get_activation": "the hook has run once: the last activation is the first",
+    "residual_stream.direct_logit_attribution": "after the position is chosen there are two axes: 1 is the last one",
+    "residual_stream.qk_circuit": "refusing rotary positions is the library's part, and not asked of students",
+    "patching.log_prob": "there are two axes: 1 is the last one",
+    "patching.normalised_effect": "there are two directions, and in alphabetical order this picks the same",
+    "patching.residual_sweep": "there are two directions, and in alphabetical order this picks the same",
+    "patching.corrupt_by_noise": "refusing positions that are not there is the library's part, not asked of students",
+    "patching.attention_knockout": "refusing a layer that is not there is the library's part, not asked of students",
+    "patching.metric_table": "no metric comes near the bound, which the exercise leaves to the student's judgement",
+}
+
 REASONS: dict[tuple[str, str], str] = {
     ("superposition.superposition_index", "unit = W / norms.where(norms != 0, torch.ones_like(norms))"): NORM,
     (
@@ -218,6 +241,11 @@ def rejected(rows: dict[str, dict[str, Any]]) -> str:
     return f"{made - alive} of {made} ({100 * (made - alive) / max(1, made):.1f}%)"
 
 
+def reason(id: str, line: str) -> str:
+    """Why a survivor is a right answer."""
+    return REASONS.get((id, line)) or SAME_REASON.get(id, "no reason known")
+
+
 def page(rows: dict[str, dict[str, Any]]) -> str:
     """The measurements as a page of the documentation."""
     text = [
@@ -244,7 +272,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         text += [f"| {id} | {row['mutants']} | {row['mutants'] - len(row['survivors'])} |" for id, row in own.items()]
         survivors = [(id, line) for id, row in own.items() for line in row["survivors"]]
         text += ["", "Survivors, and why each is a right answer:", ""] if survivors else []
-        text += [f"- `{id}`: `{line}`: {REASONS.get((id, line), 'no reason known')}" for id, line in survivors]
+        text += [f"- `{id}`: `{line}`: {reason(id, line)}" for id, line in survivors]
     return "\n".join(text) + "\n"
 
 

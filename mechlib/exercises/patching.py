@@ -208,6 +208,9 @@ def effect_cases(seed: int) -> Iterable[Case]:
             yield Case({**inputs, "direction": direction}, note=note or direction)
         many = {"patched": draws(seed + 7, 4, 3), "clean": draws(seed, 3) + 3, "corrupted": draws(seed + 1, 3) - 3}
         yield Case({**many, "direction": direction}, note="values for each of three prompts")
+        upside_down = {**many, "clean": many["corrupted"], "corrupted": many["clean"]}
+        yield Case({**upside_down, "direction": direction}, note="prompts whose corrupted value is the higher one")
+        many = {**many, "corrupted": many["corrupted"].clone()}
         many["corrupted"][1] = many["clean"][1]
         yield Case({**many, "direction": direction}, note="a prompt whose clean and corrupted values are equal")
 
@@ -575,10 +578,10 @@ def noise_cases(seed: int) -> Iterable[Case]:
         inputs = {"embeddings": embeddings, "positions": positions, "scale": scale}
         generator = Recipe("generator", {"seed": seed + d}) if given else None
         # What is compared is a sample: the noise itself, a row a prompt.
-        yield Case({**inputs, "generator": generator}, drive="draw", compare=_noise(embeddings))
+        yield Case({**inputs, "generator": generator}, drive="draw", compare=_noise(embeddings, scale))
 
 
-def _noise(embeddings: Tensor) -> comparing.Compare:
+def _noise(embeddings: Tensor, scale: float) -> comparing.Compare:
     def columns(noised: Tensor) -> dict[str, Tensor]:
         noise = noised - embeddings.double()
         quiet = noise.abs() < 1e-6
@@ -592,6 +595,8 @@ def _noise(embeddings: Tensor) -> comparing.Compare:
             "the mean product of the noise at two positions": noise * noise.roll(-1, dims=1),
             "the mean product of the noise in two prompts": noise[:half] * noise[half : 2 * half],
             "the mean fourth power of the noise": noise**4,
+            # Half of all Gaussian noise; heavy tails drown every mean, but no share.
+            "the share of noise below 0.6745 times the scale": (noise.abs() < 0.6745 * scale).double(),
         }
 
     return moments(columns, axes="[position, dimension]")
