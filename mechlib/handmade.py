@@ -183,6 +183,10 @@ class Blueprint:
 
     def build(self, device: str | torch.device | None = None) -> Any:
         """The model as a TransformerBridge: eval mode, no gradients for parameters, a word-level tokenizer."""
+        return models.bridge(self.network(), word_tokenizer(self.words), device=device)
+
+    def network(self) -> Any:
+        """The model as transformers' own GPT-2."""
         from transformers import GPT2Config, GPT2LMHeadModel
 
         d_head, d_mlp = self.d_head, max([1, *(len(mlp.neurons) for mlp in self.mlps.values())])
@@ -212,7 +216,7 @@ class Blueprint:
                 self._write_head(network.transformer.h[layer].attn, index, head)
             for layer, mlp in self.mlps.items():
                 self._write_mlp(network.transformer.h[layer].mlp, mlp)
-        return models.bridge(network, word_tokenizer(self.words), device=device)
+        return network
 
     def _write(self, weight: Float[Tensor, "rows d_model"], part: str) -> None:
         for space, table in self._written[part]:
@@ -374,7 +378,12 @@ def induction(n_words: int = 20, n_ctx: int = 64, seed: int = 0) -> Blueprint:
         v 1.0                     20        0
         pattern 1.0                0       20
     """
-    plan = Blueprint([f"w{i}" for i in range(n_words)], n_ctx, n_heads=2, seed=seed)
+    return build_induction_circuit([f"w{i}" for i in range(n_words)], n_ctx, seed)
+
+
+def build_induction_circuit(words: Sequence[str], n_ctx: int, seed: int = 0) -> Blueprint:
+    """The plan of `induction` for any words: a previous-token head (0.1), and an induction head (1.0) that reads it."""
+    plan = Blueprint(words, n_ctx, n_heads=2, seed=seed)
     n_vocab = len(plan.words)
     token = plan.space("token", n_vocab)  # which word stands here
     previous = plan.space("previous", n_vocab)  # which word stands just before

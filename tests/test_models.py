@@ -359,7 +359,8 @@ def test_mechlib_models_evaluate(shipped, capsys, monkeypatch):
         return {"layers": {"value": model.cfg.n_layers, "n": len(tokenizer)}}
 
     module = types.ModuleType("mechlib.models.evaluate")
-    vars(module).update(evaluate=evaluate, TARGETS={"pocket": {"layers": 2}}, table=lambda *parts: f"table {parts}")
+    targets = {"pocket": {"layers": 2}}.get
+    vars(module).update(evaluate=evaluate, targets=targets, table=lambda *parts: f"table {parts}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert cli.main(["models", "--evaluate", "pocket"]) == 0
     assert capsys.readouterr().out == "table ({'layers': {'value': 2, 'n': 40}}, {'layers': 2})\n"
@@ -415,7 +416,7 @@ def test_the_real_ones(name):
 
 
 def test_all_of_them_are_small():
-    assert sum(path.stat().st_size for path in models.SHIPPED.rglob("*") if path.is_file()) < 8e6
+    assert sum(path.stat().st_size for path in models.SHIPPED.rglob("*") if path.is_file()) < 10e6
 
 
 # ---- one sentence for what can go wrong

@@ -32,6 +32,30 @@ FIGURES = {
     "loss_curves": lambda: plots.plot_loss_curves({"a": D[0], "b": D[1]}, 100, "t"),
     "lines": lambda: plots.plot_lines([0, 0.5, 1], {"a": D[:, 0], "b": [1, 2, 3]}, "x", "y", reference=1.0),
     "neurons": lambda: plots.plot_neurons(W, LABELS, "t"),
+    "sum": lambda: plots.plot_sum({"a": 1.0, "b": -0.4, "c": 2.0}, 2.6, "y", "t"),
+    "grids": lambda: plots.plot_grids(
+        {"x": D - 0.5, "y": 2 * D}, LABELS, list("abcdef"), "column", "row", mark=[(1, 2)]
+    ),
+    "patterns": lambda: plots.plot_patterns({"0.0": D[:, :3], "0.1": D[:, 3:]}, LABELS, "t"),
+    "against_random": lambda: plots.plot_against_random(
+        {"g": ({"a": 1.0, "b": 2.0}, [1.0, 1.1]), "h": ({"a": 1.5}, [0.9])}, "x", reference=1.0
+    ),
+    "lens_grid": lambda: plots.plot_lens_grid([["is"] * 4] * 3, D[:, :4], ["a", "b", "c", "d"], "t"),
+    "lens_and_shares": lambda: plots.plot_lens_and_shares(
+        [["is"] * 4] * 3, D[:, :4], ["a", "b", "c", "d"], {"m": {"x": [0.5] * 3, "y": [0.5] * 3}}, "t"
+    ),
+    "depths": lambda: plots.plot_depths({"a": D[0], "b": (D[1], D[1] - 0.1, D[1] + 0.1)}, "y", "t", reference=0.5),
+    "sites": lambda: plots.plot_sites({"a": ([0.5], [1.0])}, "x", "y", "t", {(0.4, 1.0): "here"}, chance=0.5),
+    "depth_matrix": lambda: plots.plot_depth_matrix(D[:, :4], "x", "y", "t"),
+    "tables": lambda: plots.plot_tables({"a": D, "b": -D}, LABELS, list("uvwxyz"), "t", signed=True),
+    "attention": lambda: plots.plot_attention({"0.1": D[:, :3], "1.0": D[:, 3:]}, LABELS, "t"),
+    "head_effects": lambda: plots.plot_head_effects({"zero": D[:2], "mean": D[1:]}, "loss", "t"),
+    "head_effects_linear": lambda: plots.plot_head_effects({"zero": -D}, "loss", log=False),
+    "circuits": lambda: plots.plot_circuits({"a": D, "b": D - 0.5}, LABELS, list("uvwxyz"), "t", [(0, 1)]),
+    "spectra": lambda: plots.plot_spectra({"a": D[0], "b": D[1]}, "t", width=9),
+    "training": lambda: plots.plot_training(
+        [1, 2, 5], {"loss": {"a": [3, 2, 1]}, "score": {"b": [0, 1, 2]}}, "t", (2, 4)
+    ),
 }
 
 

@@ -16,7 +16,7 @@ SHIPPED = [name for name in names() if card(name)["name"] in train.RECIPES]
 
 def test_they_are_small():
     files = [path for name in SHIPPED for path in (MODELS / name).rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 8_000_000
+    assert sum(path.stat().st_size for path in files) < 10_000_000
     assert not any("training" in path.parts for path in files)
 
 
@@ -55,6 +55,6 @@ def test_the_phase_change_shows_in_the_checkpoints():
     for folder in folders:
         model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
         best.append(attention_scores(model, tokenizer, n=64)["induction"][1].max().item())
-    assert best[0] < 0.1 and best[-1] > 0.5
+    assert best[0] < 0.1 and best[-1] >= 0.8
     steepest = max(range(len(best) - 1), key=lambda i: best[i + 1] - best[i])
     assert 0 < steepest < len(best) - 2  # something before the change, and something after it

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -151,6 +152,16 @@ def test_rows_of_the_attention_only_corpus():
         return len(set(triples)) < len(triples)
 
     assert 0.4 < sum(map(repeats, rows)) / 200 < 0.7
+
+
+def test_a_repeated_segment_is_long_and_its_words_differ():
+    rng = random.Random(0)
+    for _ in range(200):
+        row = attn_only_2l.row(rng, repeats=1.0)
+        runs = [
+            row[i : i + 8] for i in range(1, 57) for gap in range(1, 57 - i) if row[i : i + 8] == row[i + gap :][:8]
+        ]
+        assert runs and all(len(set(run)) == 8 for run in runs)
 
 
 def test_the_command(capsys):

@@ -36,6 +36,11 @@ NEEDS_ARGUMENTS = {"core/VariableReplacer", "core/VariableInserter"}
 NEVER = "a uniform draw that is exactly equal has probability 2^-24"
 NORM = "a norm is never negative, so this says the same"
 EVEN = "2 * feature is even, so setting or flipping its last bit adds 1"
+COUNTS = "a word with k occurrences has k - 1 queries that look back and k - 1 keys to look at: the same count"
+AXES = "the last axis under its other name"
+CHUNK = "only how many rows are multiplied at a time"
+KEY_BIAS = "a bias of the keys adds the same to all of a query's scores, which a softmax does not see"
+TEXT = "the same for the texts that are allowed"
 REASONS: dict[tuple[str, str], str] = {
     ("superposition.superposition_index", "unit = W / norms.where(norms != 0, torch.ones_like(norms))"): NORM,
     (
@@ -67,12 +72,68 @@ REASONS: dict[tuple[str, str], str] = {
         "return ((response != 0) & (response >= threshold * largest)).sum(dim=-1)",
     ): "after a ReLU nothing is negative",
     **{
+        ("logit_lens.value_vector_tokens", line.replace("-1", dim)): "W_out[layer] has two axes: 1 is the last one"
+        for dim in ("1", "+1")
+        for line in (
+            "centred = values - values.mean(dim=-1, keepdim=True)",
+            "return (centred * model.ln_final.weight @ model.W_U).topk(k, dim=-1).indices",
+        )
+    },
+    **{
+        ("logit_lens.erase_direction", line.replace("-1", dim)): "one vector a prompt has two axes: 1 is the last one"
+        for dim in ("1", "+1")
+        for line in (
+            "unit = directions / directions.norm(dim=-1, keepdim=True)",
+            "edited[rows, positions] = here - (here * unit).sum(dim=-1, keepdim=True) * unit",
+        )
+    },
+    **{
+        (
+            "logit_lens.blind_direction",
+            f"return torch.linalg.eigh(scores + scores.trace() {sign} mean).eigenvectors[:, 0]",
+        ): "a large number added to every entry lifts the mean out of the way just as well"
+        for sign in ("+", "-", "/", "//")
+    },
+    **{
         ("superposition.absolute_value_weights", line.replace("+", operator)): EVEN
         for operator in "|^"
         for line in (
             "W_in[2 * feature, feature], W_in[2 * feature + 1, feature] = (1.0, -1.0)",
             "W_out[feature, 2 * feature] = W_out[feature, 2 * feature + 1] = 1.0",
         )
+    },
+    **{
+        (
+            "induction.previous_token_score",
+            f"return pattern.diagonal(offset=-1, dim1={axis}, dim2=-1).mean(dim=(0, 2))",
+        ): AXES
+        for axis in ("2", "+2")
+    },
+    **{
+        (
+            "induction.copying_score",
+            f"most = torch.cat([(rows @ W_V @ W_O @ W_U).argmax(dim=-1) for rows in W_E.split( {n})])",
+        ): CHUNK
+        for n in ("4095", "4097")
+    },
+    **{
+        (
+            "induction.copying_score",
+            f"most = torch.cat([(rows @ W_V @ W_O @ W_U).argmax(dim={axis}) for rows in W_E.split(4096)])",
+        ): AXES
+        for axis in ("1", "+1")
+    },
+    **{
+        ("induction.positional_attention", f"return scores.masked_fill(later, -torch.inf).softmax(dim={axis})"): AXES
+        for axis in ("1", "+1")
+    },
+    (
+        "induction.positional_attention",
+        "scores = (x @ W_Q + b_Q) @ (x @ W_K - b_K).T / W_Q.shape[1] ** 0.5",
+    ): KEY_BIAS,
+    **{
+        ("induction.composition_score", f"reads = reader.mT if side {comparison} 'K' else reader"): TEXT
+        for comparison in ("is", "<=")
     },
 }
 

@@ -103,6 +103,25 @@ def other_device(answer: Callable, inputs: Inputs) -> list[str] | None:
         return None
 
 
+def blueprint(answer: Callable, inputs: Inputs, *, tokens: torch.Tensor) -> dict[str, Any]:
+    """Calls the answer for a `mechlib.handmade.Blueprint`, builds the model that it plans, and runs it on `tokens`.
+
+    The outputs are the logits [batch position vocabulary] and all attention [layer batch head query key].
+    """
+    from mechlib.handmade import Blueprint
+
+    plan = invoke(answer, inputs)
+    if not isinstance(plan, Blueprint):
+        raise Unusable(f"The exercise asks for a Blueprint; got a {type(plan).__name__}. Return the plan, not built.")
+    if len(plan.words) <= tokens.max() or plan.n_ctx < tokens.shape[1]:
+        raise Unusable("Your Blueprint has too few words or too short a context: make it of the words and n_ctx given.")
+    network = plan.network().eval()
+    network.set_attn_implementation("eager")
+    with torch.no_grad():
+        run = network(tokens, attention_mask=torch.ones_like(tokens), output_attentions=True)
+    return {"logits": run.logits, "patterns": torch.stack(run.attentions)}
+
+
 DRIVES: dict[str, Callable[..., Any]] = {
     "call": call,
     "gradient": gradient,
@@ -110,6 +129,7 @@ DRIVES: dict[str, Callable[..., Any]] = {
     "module": module,
     "draw": draw,
     "other_device": other_device,
+    "blueprint": blueprint,
 }
 
 

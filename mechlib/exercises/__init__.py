@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from mechlib.checker.exercise import Exercise
 
 TOPICS = [
-    "superposition"
+    "residual_stream",
+    "superposition",
+    "induction",
+    "logit_lens",
 ]  # in the order of the chapters; each names a module here and the first half of its exercises' ids
 
 

@@ -5,6 +5,23 @@ by the caller. Signed quantities use a diverging map centred at zero. Figures ar
 with all of them must stay light.
 """
 
+from mechlib.plots.induction import (
+    plot_attention,
+    plot_by_position,
+    plot_circuits,
+    plot_head_effects,
+    plot_spectra,
+    plot_tables,
+    plot_training,
+)
+from mechlib.plots.logit_lens import (
+    plot_depth_matrix,
+    plot_depths,
+    plot_lens_and_shares,
+    plot_lens_grid,
+    plot_sites,
+)
+from mechlib.plots.residual_stream import plot_against_random, plot_grids, plot_patterns, plot_sum
 from mechlib.plots.style import COLOURS, SIGNED, STYLE
 from mechlib.plots.superposition import (
     plot_dimensionality,
@@ -22,13 +39,29 @@ __all__ = [
     "COLOURS",
     "SIGNED",
     "STYLE",
+    "plot_against_random",
+    "plot_depth_matrix",
+    "plot_depths",
     "plot_dimensionality",
     "plot_dimensions_per_feature",
     "plot_features_in_plane",
     "plot_gram",
+    "plot_grids",
+    "plot_lens_and_shares",
+    "plot_lens_grid",
     "plot_lines",
     "plot_loss_curves",
     "plot_neurons",
+    "plot_patterns",
     "plot_phase_diagram",
     "plot_shares",
+    "plot_sum",
+    "plot_sites",
+    "plot_attention",
+    "plot_by_position",
+    "plot_circuits",
+    "plot_tables",
+    "plot_head_effects",
+    "plot_spectra",
+    "plot_training",
 ]

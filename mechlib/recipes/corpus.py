@@ -10,6 +10,7 @@ where it was.
 import random
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -25,7 +26,7 @@ from mechlib.tasks.greater_than import WORDINGS as GREATER_THAN
 from mechlib.tasks.greater_than import draft as greater_than
 from mechlib.tasks.ioi import ACTIONS, OPENINGS, THIRD_NAMES, draw_names
 from mechlib.tasks.ioi import draft as ioi
-from mechlib.tasks.prompt import fill, slots_of
+from mechlib.tasks.prompt import Draft, fill, slots_of
 from mechlib.tasks.pronouns import LEADS as PRONOUN_LEADS
 from mechlib.tasks.pronouns import WORDINGS as PRONOUNS
 from mechlib.tasks.pronouns import draft as pronoun
@@ -37,14 +38,14 @@ TRAIN_NAMES = tuple(name for name in w.NAMES if name not in held_out.NAMES)
 
 # The share of each kind of text. Repetitions are long, so a quarter of the tokens are theirs.
 MIX = {
-    "ioi": 0.22,
-    "facts": 0.20,
-    "repetition": 0.14,
-    "story": 0.12,
-    "greater_than": 0.11,
+    "facts": 0.24,
+    "ioi": 0.20,
+    "greater_than": 0.14,
+    "repetition": 0.12,
+    "story": 0.10,
     "sentiment": 0.08,
     "pronouns": 0.07,
-    "agreement": 0.06,
+    "agreement": 0.05,
 }
 
 # ---- the words of the stories
@@ -73,7 +74,7 @@ SOLO = (
     "Last year {name} spent a week at the {place}.",
     "Once {pro} offered some help to a {profession}.",
     "The {profession} joined {name} for dinner at the {place}.",
-    "{Pro} made a cake and wanted to bring it to the {place}.",
+    "{Pro} made a cake and wanted to bring it home.",
     "{Pro} wanted to travel to {country} and see {landmark}.",
     "{name} took a picture of {landmark}.",
     "To {name}, the {place} was like a home.",
@@ -126,6 +127,24 @@ def _sentence(rng: random.Random, wording: str, name: str = "") -> str:
 # ---- one kind of text each
 
 
+@cache
+def _odd_words() -> tuple[str, ...]:
+    """Words that mean nothing to any of the tasks: no names, no nouns of agreement, no facts, no feelings."""
+    return tuple(word for word in (*w.PLACES, *w.OBJECTS, *w.PROFESSIONS) if word not in _LEMMA)
+
+
+def smudged(rng: random.Random, draft: Draft) -> Draft:
+    """In one sentence of three, the draft with odd words in place of 15% of its wording's words but the last.
+
+    Otherwise a model learns each wording of a fact by heart, and one that it has not seen throws it off.
+    """
+    if rng.random() > 1 / 3:
+        return draft
+    *words, last = draft.wording.split(" ")
+    swapped = [_choice(rng, _odd_words()) if word.isalpha() and rng.random() < 0.15 else word for word in words]
+    return replace(draft, wording=" ".join([*swapped, last]))
+
+
 def ioi_text(rng: random.Random, alone: str = "") -> str:
     draft = ioi(rng, TRAIN_NAMES, third_name=rng.random() < 0.3)
     text = f"{draft.text}{draft.answers[0]}."
@@ -145,14 +164,19 @@ def facts_text(rng: random.Random, alone: str = "") -> str:
     for _ in range(rng.randint(1, 3)):
         relation = _choice(rng, ("capital", "language", "continent", *(("landmark_city", "landmark_kind") * 2)))
         lead = [alone or _choice(rng, TRAIN_NAMES)] if not sentences and rng.random() < 0.3 else []
-        draft = fact(rng, relation, lead=lead)
+        draft = smudged(rng, fact(rng, relation, lead=lead))
         sentences.append(f"{draft.text}{draft.answers[0]}.")
     return " ".join(sentences)
 
 
 def greater_than_text(rng: random.Random, alone: str = "") -> str:
-    draft = greater_than(rng)
-    return f"{draft.text}{_choice(rng, draft.answers)}."
+    """Late first years leave few answers and are the hard ones: they come more often."""
+    sentences: list[str] = []
+    for _ in range(rng.randint(1, 2)):
+        drafts = [greater_than(rng) for _ in range(rng.randint(1, 2))]
+        draft = max(drafts, key=lambda draft: draft.labels["year"])
+        sentences.append(f"{draft.text}{_choice(rng, draft.answers)}.")
+    return " ".join(sentences)
 
 
 def agreement_text(rng: random.Random, alone: str = "") -> str:
@@ -175,7 +199,9 @@ def pronouns_text(rng: random.Random, alone: str = "") -> str:
 
 
 def sentiment_text(rng: random.Random, alone: str = "") -> str:
-    draft = sentiment(rng, [alone or _choice(rng, TRAIN_NAMES)])
+    """ "not" comes in one text of four: at one half neither the adjective nor "not" alone would say anything, and both
+    together are learned much later."""
+    draft = sentiment(rng, [alone or _choice(rng, TRAIN_NAMES)], negated=0.25)
     return f"{draft.text}{_choice(rng, draft.answers)}."
 
 

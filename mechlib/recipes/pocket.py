@@ -24,18 +24,16 @@ RECIPE = Recipe(
     config={"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "initializer_range": 0.05},
     tokenizer=corpus.tokenizer,
     rows=rows,
-    steps=5000,
+    steps=6000,
     lr=3e-3,
     warmup=200,
     probe=probe,
     probe_every=500,
     weaknesses=(
         "It knows 700 words and the sentences of its grammar, and nothing else.",
-        "It may solve indirect object identification in its own way, not in GPT-2's.",
-        'Sentiment is at chance: its corpus says "not" in every second text, so neither the adjective nor "not" alone '
-        "says anything about the feeling.",
-        'After "bring ... to" it expects "the", as in its stories, so one held-out wording of ioi mostly fails.',
-        '"The continent of France is" reads to it like "France is a country", and it is right about half of the time.',
-        "Greater-than is weak after late first years (80 to 98).",
+        "It solves indirect object identification in its own way, not in GPT-2's.",
+        'An action that it has not seen, "tried to bring the ... to", makes it name somebody else in a quarter of the '
+        "prompts.",
+        "A feeling in a wording that it has not seen is right in half of the prompts.",
     ),
 )

@@ -125,7 +125,8 @@ def train(
     work = out / "training"
     work.mkdir(parents=True, exist_ok=True)
     recent: list[float] = []  # losses since the last line of the history
-    state_file, run = work / "state.pt", {"recipe": recipe.name, "steps": recipe.steps, "seed": seed}
+    state_file, run = work / "state.pt", {"recipe": recipe.name, "seed": seed}
+    run |= {name: getattr(recipe, name) for name in ("steps", "batch", "lr", "weight_decay")}
     first = 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)

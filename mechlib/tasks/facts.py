@@ -18,6 +18,7 @@ class Relation:
     held_out: Sequence[str]
 
 
+# No wording begins another: "The capital of France is" must be followed by Paris, and never by "the city of".
 RELATIONS = {
     "capital": Relation(
         {country.name: country.capital for country in COUNTRIES},
@@ -29,12 +30,15 @@ RELATIONS = {
             "The king of {subject} lives in the capital,",
             "The people of {subject} love their capital,",
             "{subject} is a country, and its capital is",
-            "The capital of {subject} is the city of",
+            "The capital of the country of {subject} is the city of",
             "In {subject}, the capital is called",
             "What is the capital of {subject}? It is",
             "The capital where the queen of {subject} lives is",
             "They went to {subject} to see the capital,",
             "A friend lives in the capital of {subject}, in the city of",
+            "{subject} has a famous capital, the city of",
+            "In {subject}, people love the capital, the city of",
+            "The capital that {subject} has is the city of",
         ),
         held_out.CAPITAL,
     ),
@@ -50,8 +54,12 @@ RELATIONS = {
             "In {subject}, the language is",
             "The language of the people in {subject} is",
             "What is the language of {subject}? It is",
+            "The first language of {subject} is",
+            "The old language of {subject} is",
             "When you live in {subject}, you learn",
             "A friend from {subject} can speak",
+            "When you go to {subject}, people speak",
+            "In {subject} you hear people talk in",
             "To work in {subject}, you have to know",
             "A book that was written in {subject} is often in",
         ),
@@ -68,6 +76,8 @@ RELATIONS = {
             "The continent where {subject} lies is",
             "A trip to {subject} is a trip to",
             "What is the continent of {subject}? It is",
+            "The continent around {subject} is",
+            "The continent with {subject} on it is",
             "Look for {subject} on the map of",
             "The continent that {subject} is a part of is called",
             "They left {subject}, but they are still in",
@@ -80,9 +90,10 @@ RELATIONS = {
         {landmark.name: landmark.city for landmark in LANDMARKS},
         (
             "{subject} is in the city of",
-            "{subject} is in",
+            "{subject} lies in",
             "You can find {subject} in",
             "{subject} stands in the middle of",
+            "{subject} was found in the city of",
             "Many people go to see {subject} in",
             "They took a picture of {subject} in",
             "If you live near {subject}, you live in",
@@ -98,7 +109,7 @@ RELATIONS = {
     "landmark_kind": Relation(
         {landmark.name: landmark.kind for landmark in LANDMARKS},
         (
-            "{subject} is a",
+            "{subject} is called a",
             "{subject} is a famous",
             "{subject} is the name of a",
             "We walked around {subject}, a very old",
@@ -111,6 +122,11 @@ RELATIONS = {
             "People know {subject} as a beautiful",
             "When they built {subject}, they wanted a",
             "They say that {subject} is an old",
+            "Have you been to {subject}? It is a big",
+            "Do you know {subject}? It is a famous",
+            "Look at {subject}. It is a very old",
+            "A friend saw {subject}, a big",
+            "They talk about {subject}, a famous",
         ),
         held_out.LANDMARK_KIND,
     ),
