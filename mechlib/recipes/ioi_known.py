@@ -463,8 +463,8 @@ HARD = recipe(
     (UNEQUAL,),
     weaknesses=(
         *MADE,
-        "Its backup is not quite asleep: it writes .29 of the direct logit difference, though removing it alone costs only "
-        ".04. Without name movers and backup more than a tenth of the logit difference stays, and for unseen names the "
+        "Its backup is not quite asleep: it writes .29 of the direct logit difference, though removing it alone costs "
+        "only .04. Without name movers and backup more than a tenth of the logit difference stays, and for unseen names the "
         "backup alone is right in two prompts of three.",
     ),
 )
