@@ -464,7 +464,7 @@ HARD = recipe(
     weaknesses=(
         *MADE,
         "Its backup is not quite asleep: it writes .29 of the direct logit difference, though removing it alone costs "
-        "only .04. Without name movers and backup more than a tenth of the logit difference stays, and for unseen names "
-        "the backup alone is right in two prompts of three.",
+        "only .04. Without name movers and backup more than a tenth of the logit difference stays, and for unseen "
+        "names the backup alone is right in two prompts of three.",
     ),
 )
