@@ -221,7 +221,7 @@ def test_the_backup_wakes_when_the_name_movers_are_removed(shipped):
     measured = i.knock_outs(subject, circuit)
     assert measured["accuracy without the name movers"] > 0.85
     awake = measured["logit difference kept without the name movers"]
-    assert awake > 3 * abs(measured["logit difference kept without the name movers and the backup"])
+    assert awake > 2 * abs(measured["logit difference kept without the name movers and the backup"])
     assert measured["logit difference kept without the backup"] > 0.85
     plain, _ = shipped("ioi-known")  # the control: no backup, no answer
     subject = i.Subject(plain, plain.tokenizer, "held-out pairs", 60)

@@ -458,4 +458,13 @@ MADE = (
     "It has seen two names in a prompt and never a third, and knows 276 words.",
 )
 RECIPE = recipe("ioi-known", (EVEN, ODD), weaknesses=(*MADE, "Even seeds have one circuit, odd seeds another."))
-HARD = recipe("ioi-known-hard", (UNEQUAL,), weaknesses=MADE)
+HARD = recipe(
+    "ioi-known-hard",
+    (UNEQUAL,),
+    weaknesses=(
+        *MADE,
+        "Its backup is not quite asleep: it writes .29 of the direct logit difference, though removing it alone costs "
+        "only .04. Without name movers and backup more than a tenth of the logit difference stays, and for unseen "
+        "names the backup alone is right in two prompts of three.",
+    ),
+)
