@@ -266,3 +266,15 @@ def test_a_stub_then_a_mistake_then_a_right_answer(page):
     mark = right.locator("b").first.evaluate("mark => getComputedStyle(mark).color")
     red, green, blue = (int(part) for part in mark.removeprefix("rgb(").removesuffix(")").split(","))
     assert green > red and green > blue
+
+
+CIRCUITSVIS = """import circuitsvis, torch
+circuitsvis.attention.attention_heads(torch.rand(2, 3, 3).tril(), ["one", "two", "three"])"""
+
+
+def test_circuitsvis_draws_without_a_network(page):
+    """The page reaches nothing but JupyterLab, and both heads are drawn."""
+    write(page, STUB, CIRCUITSVIS)
+    drawn = run(page, "import circuitsvis")
+    see(drawn, "Head 0 Zoomed")
+    playwright.expect(drawn.locator("canvas, svg, img")).to_have_count(3)  # two small pictures and a large one
