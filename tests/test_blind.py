@@ -34,5 +34,5 @@ def test_right_answers_are_accepted(id, answer):
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_the_ten_typical_ones_are_told_by_their_own_sentence(topic):
-    typical = BLIND[topic].WRONG[:10]
-    assert [name for id, name, answer, _ in typical if run(exercises.get(id), answer).mistake is None] == []
+    typical, untold = BLIND[topic].WRONG[:10], getattr(BLIND[topic], "UNTOLD", set())
+    assert {name for id, name, answer, _ in typical if run(exercises.get(id), answer).mistake is None} == untold

@@ -32,10 +32,11 @@ def empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def threads():
-    """A chapter's set-up cell sets the number of threads; what runs next is not to notice."""
-    before, state = torch.get_num_threads(), torch.get_rng_state()
+    """A chapter's set-up cell sets the number of threads and turns gradients off; what runs next is not to notice."""
+    before, state, gradients = torch.get_num_threads(), torch.get_rng_state(), torch.is_grad_enabled()
     yield
     torch.set_num_threads(before)
+    torch.set_grad_enabled(gradients)
     torch.set_rng_state(state)
 
 

@@ -339,6 +339,11 @@ def _recurring_cases(truth: Callable[[Tensor, Tensor], Callable[[Any], str | Non
                 "as many prompts as heads and positions",
             ),
             (patterns(seed + 5, 1, 2, 6), torch.tensor([[0, 3, 3, 3, 3, 4]]), "a word four times in a row"),
+            (
+                patterns(seed + 9, 2, 3, 7),
+                torch.tensor([[0, 2, 0, 3, 2, 0, 4], [3, 0, 0, 2, 5, 0, 6]]),
+                "token 0 recurs: it is a token like any other",
+            ),
             (patterns(seed + 6, 2, 3, 5), torch.tensor([[0, 2, 3, 4, 5], [0, 6, 7, 8, 9]]), "no token occurs twice"),
             (patterns(seed + 7, 3, 2, 8, dtype=torch.float64), words(seed + 7, 3, 8, vocabulary=7), "float64"),
             (
