@@ -175,19 +175,8 @@ def test_the_command(capsys):
         train.recipe("nothing")
 
 
-# What another seed is known to miss; docs/models/ says what was tried.
-MISSES = {
-    "pocket": "unseen wordings of ioi and of one fact: docs/models/pocket.md",
-    "ioi-known-hard": "four gates of its knock-out: docs/models/ioi-known.md",
-}
-SEEDS = [
-    pytest.param(name, marks=[pytest.mark.xfail(reason=MISSES[name])] if name in MISSES else [])
-    for name in train.RECIPES
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SEEDS)
+@pytest.mark.parametrize("name", train.RECIPES)
 def test_another_seed_passes_the_same_card(name, tmp_path, capsys):
     """The recipe makes such a model, not the seed: five to fifty minutes each."""
     code = train.main([name, "--seed", "1", "--out", str(tmp_path)])

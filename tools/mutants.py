@@ -253,6 +253,8 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         "",
         "Every reference solution with one small change, handed in as an answer (`tools/mutants.py`). Where the tool",
         "finds nothing to change, because a reference only calls other functions, the named mistakes have to do.",
+        "What a library function refuses (a layer that is not there) stands in helpers, which are not mutated: before",
+        "those of `attention_knockout` moved there on 2026-11-21, the first five topics together stood at 94.5%.",
         "",
         f"**{rejected(rows)} mutants are rejected.**",
     ]
@@ -271,7 +273,11 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         text += ["| exercise | mutants | rejected |", "|---|---|---|"]
         text += [f"| {id} | {row['mutants']} | {row['mutants'] - len(row['survivors'])} |" for id, row in own.items()]
         survivors = [(id, line) for id, row in own.items() for line in row["survivors"]]
-        text += ["", "Survivors, and why each is a right answer:", ""] if survivors else []
+        text += (
+            ["", "Survivors, and why each is a right answer, or differs only where the exercise asks for nothing:", ""]
+            if survivors
+            else []
+        )
         text += [f"- `{id}`: `{line}`: {reason(id, line)}" for id, line in survivors]
     return "\n".join(text) + "\n"
 
