@@ -57,9 +57,15 @@ FIGURES = {
         [1, 2, 5], {"loss": {"a": [3, 2, 1]}, "score": {"b": [0, 1, 2]}}, "t", (2, 4)
     ),
     "sweeps": lambda: plots.plot_sweeps({"denoising": D, "noising": -D}, list("abcdef"), "t", "position"),
-    "gates": lambda: plots.plot_gates({"AND": {"denoising": [0, 1], "noising": [-1, 0]}}, ["a", "b"], "t", "y"),
+    "long_sweeps": lambda: plots.plot_sweeps(
+        {"stream": D.repeat(1, 2), "mlp": -D.repeat(1, 2)}, list("abcdefghijkl"), "t"
+    ),
+    "bars": lambda: plots.plot_bars({"AND": {"denoising": [0, 1], "noising": [-1, 0]}}, ["a", "b"], "t", "y"),
+    "responses": lambda: plots.plot_responses(torch.arange(3.0), {name: torch.rand(3) for name in "abcd"}, "dose", "t"),
     "against": lambda: plots.plot_against(D[0], D[1], "x", "y", "t", {2: "0.1"}),
-    "metric_table": lambda: plots.plot_metric_table({"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t"),
+    "metric_table": lambda: plots.plot_metric_table(
+        {"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t", {"m": {"p": False, "q": False}}
+    ),
 }
 
 

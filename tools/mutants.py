@@ -47,6 +47,13 @@ AXES = "the last axis under its other name"
 CHUNK = "only how many rows are multiplied at a time"
 KEY_BIAS = "a bias of the keys adds the same to all of a query's scores, which a softmax does not see"
 TEXT = "the same for the texts that are allowed"
+DIRECTION = "there are two directions, and in alphabetical order this picks the same"
+METRIC_TABLE = (
+    "table[name] = {'continuous': bool(curve.diff().abs().max() <= span / 10), "
+    "'linear': bool((curve - line).abs().max() <= span / 100), "
+    "'prior_independent': bool((m['tilted'].mean() - m['even'].mean()).abs() <= span / 100), "
+    "'fooled': bool(effect > 0.1)}"
+)
 # Exercises whose survivors all live for one reason.
 SAME_REASON = {
     "induction.build_induction_circuit": "what is built is judged by what it does, and this circuit does the same: "
@@ -62,12 +69,6 @@ SAME_REASON = {
     "residual_stream.get_activation": "the hook has run once: the last activation is the first",
     "residual_stream.direct_logit_attribution": "after the position is chosen there are two axes: 1 is the last one",
     "residual_stream.qk_circuit": "refusing rotary positions is the library's part, and not asked of students",
-    "patching.log_prob": "there are two axes: 1 is the last one",
-    "patching.normalised_effect": "there are two directions, and in alphabetical order this picks the same",
-    "patching.residual_sweep": "there are two directions, and in alphabetical order this picks the same",
-    "patching.corrupt_by_noise": "refusing positions that are not there is the library's part, not asked of students",
-    "patching.attention_knockout": "refusing a layer that is not there is the library's part, not asked of students",
-    "patching.metric_table": "no metric comes near the bound, which the exercise leaves to the student's judgement",
 }
 
 REASONS: dict[tuple[str, str], str] = {
@@ -122,6 +123,39 @@ REASONS: dict[tuple[str, str], str] = {
             f"return torch.linalg.eigh(scores + scores.trace() {sign} mean).eigenvectors[:, 0]",
         ): "a large number added to every entry lifts the mean out of the way just as well"
         for sign in ("+", "-", "/", "//")
+    },
+    **{
+        ("patching.log_prob", f"return _of(logits.log_softmax(dim={axis}), answers[:, 0])"): AXES
+        for axis in ("1", "+1")
+    },
+    ("patching.normalised_effect", "start = corrupted if direction <= 'denoising' else clean"): DIRECTION,
+    (
+        "patching.residual_sweep",
+        "base, source = (corrupted, clean) if direction <= 'denoising' else (clean, corrupted)",
+    ): DIRECTION,
+    (
+        "patching.corrupt_by_noise",
+        "length = embeddings.shape[ 0]",
+    ): "only the refusal of positions that are not there reads this: the library's part, not asked of students",
+    (
+        "patching.corrupt_by_noise",
+        "for position in []:",
+    ): "refusing positions that are not there is the library's part, not asked of students",
+    (
+        "patching.attention_knockout",
+        "for layer in []:",
+    ): "refusing layers that are not there is the library's part, not asked of students",
+    **{
+        (
+            "patching.metric_table",
+            METRIC_TABLE.replace(*change),
+        ): "at exactly the bound a comparison tells only which way a float was rounded, so no case lies there"
+        for change in (
+            ("curve.diff().abs().max() <=", "curve.diff().abs().max() <"),
+            ("(curve - line).abs().max() <=", "(curve - line).abs().max() <"),
+            ("(m['tilted'].mean() - m['even'].mean()).abs() <=", "(m['tilted'].mean() - m['even'].mean()).abs() <"),
+            ("effect >", "effect >="),
+        )
     },
     **{
         ("superposition.absolute_value_weights", line.replace("+", operator)): EVEN

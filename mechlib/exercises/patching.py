@@ -1085,6 +1085,17 @@ def table_cases(seed: int) -> Iterable[Case]:
     )
     hump = -(dose - 1).square()
     yield Case({"measured": {"a": metric(hump, 0.0, 0.9)}}, note="a metric that goes up and down again")
+    for share, note in ((0.995, "a hair within the bounds"), (1.005, "a hair beyond the bounds")):
+        yield Case({"measured": _near_the_bounds(seed, share)}, note=note)
+
+
+def _near_the_bounds(seed: int, share: float) -> dict[str, dict[str, Tensor]]:
+    """One metric with a step, and one with a bend, that are this share of what is allowed; so is the rest of both."""
+    even, noise = draws(seed, 5, 2), draws(seed + 1, 6)
+    rest = {"even": even, "tilted": even + 10 * share, "clean": noise + 10, "corrupted": noise, "broken": noise + share}
+    step = torch.cat([torch.zeros(1), torch.linspace(100 * share, 1000, 21)])
+    bend = torch.tensor([0.0, 250.0, 500 + 10 * share, 750.0, 1000.0])
+    return {"step": {"curve": step, **rest}, "bend": {"curve": bend, **rest}}
 
 
 def _table(

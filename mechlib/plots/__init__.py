@@ -21,7 +21,7 @@ from mechlib.plots.logit_lens import (
     plot_lens_grid,
     plot_sites,
 )
-from mechlib.plots.patching import plot_against, plot_gates, plot_metric_table, plot_sweeps
+from mechlib.plots.patching import plot_against, plot_bars, plot_metric_table, plot_responses, plot_sweeps
 from mechlib.plots.residual_stream import plot_against_random, plot_grids, plot_patterns, plot_sum
 from mechlib.plots.style import COLOURS, SIGNED, STYLE
 from mechlib.plots.superposition import (
@@ -47,7 +47,7 @@ __all__ = [
     "plot_dimensionality",
     "plot_dimensions_per_feature",
     "plot_features_in_plane",
-    "plot_gates",
+    "plot_bars",
     "plot_gram",
     "plot_grids",
     "plot_lens_and_shares",
@@ -58,6 +58,7 @@ __all__ = [
     "plot_neurons",
     "plot_patterns",
     "plot_phase_diagram",
+    "plot_responses",
     "plot_shares",
     "plot_sum",
     "plot_sites",
