@@ -19,10 +19,8 @@
 # unembedding. Nothing stops you from doing the same one layer earlier. Or four. What comes out is a guess for every layer, uncannily like a mind
 # at work: *junk, "a", "Poland", "Warsaw"*. nostalgebraist ([2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)) called it the **logit lens**.
 #
-# You build the lens, train a better one, and find out, most importantly, **what a lens cannot show**.
-#
 # **When you are done** you can decode any layer with the right normalisation, say from where on a model knows its answer, name what a neuron promotes, fit a tuned lens, let the model itself read
-# a hidden state, and say why an empty lens proves nothing.
+# a hidden state, and, most importantly, say **what a lens cannot show**.
 #
 # **You need** PyTorch, hooks and the residual stream as a sum (chapter 00).
 #
@@ -188,11 +186,10 @@ print(
 # %% [markdown]
 # *Poland, then Warsaw* is **not** what happens here: at the end of the prompt the country is not once on top. A famous picture of one model is no law for another.
 #
-# Look at the word *Poland* itself. There the lens shows what the model expects to *follow*. It answers one question only: **what would be
-# predicted here if the rest of the layers were skipped?** Keep that in mind for act 5.
+# At the word *Poland* itself the lens shows what the model expects to *follow*. It answers one question only: **what would be
+# predicted here if the rest of the layers were skipped?**
 #
-# **What would have fooled us.** Before the right capital, the lens often shows a *wrong* one. So "it shows a capital" is a weak finding. A control: score each prompt
-# with another prompt's capital.
+# **What would have fooled us.** Before the right capital, the lens often shows a *wrong* one. A control: score each prompt with another prompt's capital.
 
 # %% tags=["experiment"]
 lens = at(logit_lens(model, tokens), end)
@@ -215,7 +212,7 @@ plots.plot_depths(
 # %% [markdown]
 # ## 2. The right normalisation
 #
-# Two short cuts are common: to leave the final LayerNorm out, and to divide every depth by the scale of the *last* one, which a cache has at hand. How wrong are
+# Two short cuts are common: to leave the final LayerNorm out, and to divide every depth by the scale of the *last* one. How wrong are
 # they? We need a distance between what a depth says and what the model says in the end.
 #
 # ### Exercise 3 · `kl_to_final`
@@ -291,7 +288,7 @@ print("The stream at depth 0 is less than half as long as at the last depth:", b
 # short, so the last depth's large scale shrinks all their logits, and a flat wrong guess costs less than a sharp one. **A lower KL alone does not make a lens right.** A
 # LayerNorm's statistics belong to the vector that goes in.
 #
-# Even the right lens is a *choice*: an early stream is measured with a yardstick made for the last one. Act 7 makes one for every depth.
+# Even the right lens measures an early stream with a yardstick made for the last one. Act 7 makes one for every depth.
 
 # %% [markdown]
 # ## 3. From when on does it know?
@@ -372,7 +369,7 @@ plots.plot_depths(
 # A colleague looks at the grid of act 1: at depth 3 the right capital is on top, and at depth 4 it still is. "So the last layer does nothing for capitals, and we can remove it." What would you answer, and what would you measure?
 
 # %% [markdown] question="logit_lens.words-last-layer" points=2
-# That the top token stays the same says little. The probability may still change a lot (in the grid it does), and other prompts may get their capital only there (the shares rise at the last depth). And the lens shows what a stream *would* give with the last norm and unembedding, not that later layers leave it alone.
+# That the top token stays the same says little. The probability may still change a lot (in the grid it does), and other prompts may get their capital only there (the shares rise at the last depth).
 # To claim that the layer is not needed one has to intervene: ablate it, and measure accuracy and log-probability of the capital over many prompts,
 # beside ablating another layer as a control.
 #
@@ -457,7 +454,7 @@ for layer in range(model.cfg.n_layers):
     )
 
 # %% [markdown]
-# Some of these lists are tempting. Are there "capital neurons", or do ten tokens always look like *something*? Count the neurons with at least six of their top ten tokens in one class (names, capitals, years...). Two controls: the random twin, and the classes **shuffled** (as many tokens in each, drawn at random).
+# Are there "capital neurons", or do ten tokens always look like *something*? Count the neurons with at least six of their top ten tokens in one class (names, capitals, years...). Two controls: the random twin, and the classes **shuffled** (as many tokens in each, drawn at random).
 
 # %% tags=["experiment"]
 classes = {
@@ -862,7 +859,7 @@ print(f"and on {survives[~seen_at_1].float().mean():.0%} of the {(~seen_at_1).su
 # %% [markdown]
 # ## 7. A lens for every depth
 #
-# Streams drift: scale, mean and the meaning of directions change from layer to layer. The **tuned lens** ([Belrose et al. 2023](https://arxiv.org/abs/2303.08112)) gives every depth an affine translator into the
+# The **tuned lens** ([Belrose et al. 2023](https://arxiv.org/abs/2303.08112)) gives every depth an affine translator into the
 # last depth's language, trained so that the translated stream predicts what the *model* will say.
 #
 # ### Exercise 9 · `TunedLens`
@@ -1024,7 +1021,7 @@ print(
 # %% [markdown]
 # ## 8. Where is the lens blind?
 #
-# In act 5 the lens missed a bit because nothing of it lay in the directions that the unembedding reads. How blind is the lens to `pocket`'s stream?
+# In act 5 the lens missed a bit that lay in no direction that the unembedding reads. How blind is it to `pocket`'s stream?
 #
 # ### Exercise 11 · `blind_direction` (optional, hard)
 # *25 minutes, ★★★★, 3 points*
@@ -1115,7 +1112,6 @@ print(
 # - **An empty lens is not evidence.** Neither is an empty tuned lens, or a patchscope that says nothing.
 # - **A full lens is not a cause.** Act on it (act 6).
 # - **The normalisation is a choice**, and the tuned lens is a trained one (acts 2 and 7).
-# - **A grid of one prompt persuades**; shares over many prompts, beside a twin and a shuffled answer, inform.
 # - **One model is an anecdote.** Put `pocket-seed-1`, the same recipe from another seed, into the set-up cell. When we did, what the `finding` cells print repeated, with three exceptions: there no place leaned so far the wrong way, a vector from the last depth did speak in another sentence (both act 5), and the factor of three of act 8 was not reached.
 #
 # ## Going on

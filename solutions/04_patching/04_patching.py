@@ -501,12 +501,12 @@ def end_from(tokens):
     """Noise on the landmark, and the end's state after layer 0 from a clean run on `tokens`."""
     _, there = model.run_with_cache(tokens)
 
-    def put(stream, hook):
-        stream = stream.clone()
-        stream[:, -1] = there[hook.name][:, -1]
-        return stream
+    def restore(state, hook):
+        state = state.clone()
+        state[:, -1] = there[hook.name][:, -1]
+        return state
 
-    hooks = [("hook_embed", lambda embeddings, hook: noisy), ("blocks.0.hook_resid_post", put)]
+    hooks = [("hook_embed", lambda embeddings, hook: noisy), ("blocks.0.hook_resid_post", restore)]
     return model.run_with_hooks(clean, fwd_hooks=hooks)[:, -1]
 
 
@@ -750,12 +750,12 @@ last_stream = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
 def broken_by(replace):
     """The logits when the last stream at the end is replaced, so that nothing in it depends on the prompt."""
 
-    def put(stream, hook):
-        stream = stream.clone()
-        stream[rows, i_at] = replace(stream[rows, i_at])
-        return stream
+    def forget(known, hook):
+        known = known.clone()
+        known[rows, i_at] = replace(known[rows, i_at])
+        return known
 
-    return model.run_with_hooks(i_clean, fwd_hooks=[(last_stream, put)])[rows, i_at]
+    return model.run_with_hooks(i_clean, fwd_hooks=[(last_stream, forget)])[rows, i_at]
 
 
 io, s = i_answers.T
