@@ -523,8 +523,8 @@ def sweep_cases(seed: int) -> Iterable[Case]:
     for k, (batch, length, changed, direction, layers) in enumerate(
         [
             (3, 5, [1, 3], "denoising", 3),
-            (2, 6, [2], "noising", 2),
-            (1, 4, [1], "denoising", 4),
+            (2, 4, [2], "noising", 2),
+            (1, 3, [1], "denoising", 4),
             (4, 3, [1], "noising", 3),
         ]
     ):
@@ -549,21 +549,18 @@ def _sweep(
     sign: int = 1,
     hook: str = "hook_resid_pre",
     at_the_patch: bool = False,
-    change: bool = False,
 ) -> Callable:
     def answer(model: Any, clean: Tensor, corrupted: Tensor, answers: Tensor, direction: str) -> Tensor:
         noising = direction == "noising" and not one_way
         base, source = (clean, corrupted) if noising != flip else (corrupted, clean)
         _, cache = model.run_with_cache(source)
         rows = []
-        start = model(base)[:, at]
-        before = _pick(start, answers, 0) - _pick(start, answers, 1) if change else 0
         for layer in range(model.cfg.n_layers):
             for position in range(base.shape[1]):
                 name = _resid(layer, hook)
                 logits = hooked(model, base, name, setting((ALL, position), cache[name]))
                 logits = logits[:, position if at_the_patch else at]
-                difference = sign * (_pick(logits, answers, 0) - _pick(logits, answers, 1)) - before
+                difference = sign * (_pick(logits, answers, 0) - _pick(logits, answers, 1))
                 rows.append(difference.mean() if mean else difference.sum())
         return torch.stack(rows).view(model.cfg.n_layers, base.shape[1])
 
@@ -606,11 +603,6 @@ RESIDUAL_SWEEP = Exercise(
             "read_where_patched",
             _sweep(at_the_patch=True),
             "This reads the logits at the patched position. The answer is read at the last position, wherever the patch is.",
-        ),
-        Mistake(
-            "the_change",
-            _sweep(change=True),
-            "This is the change from the unpatched run. Return the logit difference itself; normalising comes later.",
         ),
     ],
     equivalents=[
@@ -1228,7 +1220,6 @@ def _table(
     span_of_ends: bool = False,
     upwards: bool = False,
     ratios: bool = False,
-    one_order: bool = False,
     turned: bool = False,
 ) -> Callable:
     def answer(measured: dict) -> dict:
@@ -1239,7 +1230,7 @@ def _table(
             if span_of_ends:
                 span = curve[-1] - curve[0]
             line = curve[0] + (curve[-1] - curve[0]) * torch.linspace(0, 1, len(curve))
-            change = (m["tilted"] - m["even"])[:, : 1 if one_order else 2]
+            change = m["tilted"] - m["even"]
             tilt = change.abs().mean() if tilt_size else change.mean().abs()
             clean, corrupted, broken = (m[key].mean() for key in ("clean", "corrupted", "broken"))
             effect = (broken - corrupted) / (clean - corrupted)
@@ -1306,11 +1297,6 @@ METRIC_TABLE = Exercise(
             "mean_of_ratios",
             _table(ratios=True),
             "Your recovery is a mean of ratios, which a single prompt with a small effect can upset. Divide the means.",
-        ),
-        Mistake(
-            "one_order",
-            _table(one_order=True),
-            "Only one order of the names is looked at. What the tilt gives there it takes in the other one: average both.",
         ),
         Mistake(
             "fooled_turned_round",

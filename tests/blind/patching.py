@@ -9,7 +9,6 @@ from einops import einsum, rearrange, reduce
 
 P = "patching."
 WRONG, RIGHT = [], []
-UNTOLD: set[str] = set()  # of the ten typical ones: those that get the general card
 
 
 def wrong(id, name, why):
