@@ -1031,6 +1031,7 @@ for name, expected in (("and_gate", "AND"), ("or_gate", "OR")):
 # - **Corruptions differ**: a twin reverses, a new name removes, noise damages. So do ablation values.
 # - **A metric can be fooled** (acts 4 and 6): look at both answers before you believe an effect around one half.
 # - **Position by position** works only for twins whose tokens line up.
+# - **One model is an anecdote.** With `pocket-seed-1`, the same recipe from another seed, the `finding` cells repeated except for: other heads (0.2 and 1.0), the look at the profession early, not late, *"The"* needed in one wording only, no recovery in a single logit, and some numbers.
 #
 # ## Going on
 #
