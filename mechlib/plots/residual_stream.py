@@ -135,7 +135,7 @@ def plot_against_random(
                          color="0.65", label="random twin" if line == 0 else None)  # fmt: skip
             heights = [line - 0.12 + float(jitter[i % 7]) for i in range(len(trained))]
             axis.scatter(list(trained.values()), heights, s=13,
-                         color=COLOURS[0], label="trained" if line == 0 else None)  # fmt: skip
+                         color=COLOURS[0], label=f"trained{' (names: largest first)' if named else ''}" if line == 0 else None)  # fmt: skip
             ranked = sorted(trained, key=lambda name: -trained[name])[:named]
             axis.annotate(", ".join(ranked), (max(trained.values()), line - 0.12), (7, 0), fontsize=7.5,
                           textcoords="offset points", va="center")  # fmt: skip
