@@ -1936,8 +1936,9 @@ def _alike(one: Any, other: Any) -> bool:
     """Whether two circuits say the same and look to the same places, idle heads and their order apart."""
     if close(one["logits"], other["logits"]):
         return False
-    for layers in zip_longest(map(_busy, one["patterns"]), map(_busy, other["patterns"]), fillvalue=[]):
-        for mine, theirs in (layers, reversed(layers)):
+    nobody: list[Tensor] = []
+    for first, second in zip_longest(map(_busy, one["patterns"]), map(_busy, other["patterns"]), fillvalue=nobody):
+        for mine, theirs in ((first, second), (second, first)):
             if not all(any(torch.allclose(head, twin, atol=1e-3) for twin in theirs) for head in mine):
                 return False
     return True
