@@ -272,8 +272,8 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         "The references of `induction` were made simpler on the same day, when 366 of 414 of its mutants (88.4%) were",
         "rejected: `build_induction_circuit` lost a term that nothing asked for, `ablate_head` calls the library's",
         "ablations, and axes are counted from the front, which leaves no minus sign to turn into a synonym. So most of",
-        "the rise is fewer idle mutants, not stricter checks: of the old 414, today's checks reject 368 (88.9%). The two",
-        "new ones are circuits with a third layer; the other 46 are right answers still.",
+        "the rise is fewer idle mutants, not stricter checks: of the old 414, today's checks reject 368 (88.9%). The",
+        "two new ones are circuits with a third layer; the other 46 are right answers still.",
         "",
         f"**{rejected(rows)} mutants are rejected.**",
     ]
