@@ -1504,15 +1504,12 @@ def _with_new_keys(
     sender: tuple,
     receiver: tuple,
     *,
-    norm: int | None = None,
     hook: str = "k",
     put: Callable[[Tensor, Tensor], Tensor] = lambda old, new: new,
 ) -> Tensor:
-    """A run with the receiver's new keys: read through another layer's ln1, put in elsewhere, or put in otherwise."""
+    """A run with the receiver's new keys, put in elsewhere or in another way."""
     layer, head = receiver
-    seen = model.blocks[layer if norm is None else norm].ln1(
-        cache["resid_pre", layer] + _change(model, cache, source_cache, sender)
-    )
+    seen = model.blocks[layer].ln1(cache["resid_pre", layer] + _change(model, cache, source_cache, sender))
     new = seen @ model.W_K[layer, head] + model.b_K[layer, head]
 
     def edit(activation: Tensor) -> None:
@@ -1686,25 +1683,11 @@ PATCH_KEYS = Exercise(
             "The change is added to the stream of the other run, so the keys read everything else from there too. Add it to this run's: cache.",
         ),
         Mistake(
-            "the_senders_layernorm",
-            lambda model, tokens, cache, source_cache, sender, receiver: _with_new_keys(
-                model, tokens, cache, source_cache, sender, receiver, norm=sender[0]
-            ),
-            "The stream goes through ln1 of the sender's layer. It is the receiver that reads: model.blocks[receiver[0]].ln1.",
-        ),
-        Mistake(
             "last_position_only",
             lambda model, tokens, cache, source_cache, sender, receiver: _with_new_keys(
                 model, tokens, cache, source_cache, sender, receiver, put=_only_last
             ),
             "Only the key at the last position is patched. Copying needs the keys of earlier ones: patch all positions.",
-        ),
-        Mistake(
-            "added_to_the_keys",
-            lambda model, tokens, cache, source_cache, sender, receiver: _with_new_keys(
-                model, tokens, cache, source_cache, sender, receiver, put=torch.add
-            ),
-            "The new keys are added to the old ones. Put them in their place.",
         ),
         Mistake(
             "nothing",
