@@ -23,6 +23,9 @@ from torch import Tensor
 Pattern = Float[Tensor, "batch head query key"]
 Side = Literal["Q", "K", "V"]
 
+# So many rows of a full OV circuit are made at a time: the whole one of gpt2, 50257 x 50257, would take 10 GB.
+CHUNK = 4096
+
 
 # ---- behaviour
 
@@ -40,7 +43,7 @@ def per_token_loss(
 
 def previous_token_score(pattern: Pattern) -> Float[Tensor, "head"]:
     """Each head's mean attention from a position to the one before it, over all positions but the first."""
-    return pattern.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=(0, 2))
+    return pattern.diagonal(offset=-1, dim1=2, dim2=3).mean(dim=(0, 2))
 
 
 def duplicate_token_score(pattern: Pattern, tokens: Int[Tensor, "batch position"]) -> Float[Tensor, "head"]:
@@ -49,14 +52,14 @@ def duplicate_token_score(pattern: Pattern, tokens: Int[Tensor, "batch position"
     0 if no token occurs twice.
     """
     wanted = earlier_occurrences(tokens)
-    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=-1).sum().clamp(min=1)
+    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=2).sum().clamp(min=1)
 
 
 def induction_score(pattern: Pattern, tokens: Int[Tensor, "batch position"]) -> Float[Tensor, "head"]:
     """Each head's attention to the tokens right after earlier occurrences of the current token, averaged over the
     positions that have one. 0 if no token occurs twice (Olsson et al. 2022: "prefix matching")."""
     wanted = earlier_occurrences(tokens).roll(1, dims=-1)  # its last column is empty, so nothing wraps around
-    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=-1).sum().clamp(min=1)
+    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=2).sum().clamp(min=1)
 
 
 def earlier_occurrences(tokens: Int[Tensor, "batch position"]) -> Bool[Tensor, "batch query key"]:
@@ -79,7 +82,7 @@ def copying_score(
     Then sum(l) / sum(|l|) over the eigenvalues l: 1 for a pure copier, -1 for a head that suppresses what it sees,
     about 0 for random weights (Elhage et al. 2021).
     """
-    most = torch.cat([(rows @ W_V @ W_O @ W_U).argmax(dim=-1) for rows in W_E.split(4096)])
+    most = torch.cat([(rows @ W_V @ W_O @ W_U).argmax(dim=1) for rows in W_E.split(CHUNK)])
     top_1 = (most == torch.arange(len(W_E), device=W_E.device)).to(W_E.dtype).mean()
     # W_O W_U W_E W_V is only d_head x d_head and has the same eigenvalues, but for zeros.
     eigenvalues = torch.linalg.eigvals(W_O @ W_U @ W_E @ W_V)
@@ -100,7 +103,7 @@ def positional_attention(
     """
     scores = (x @ W_Q + b_Q) @ (x @ W_K + b_K).T / W_Q.shape[1] ** 0.5
     later = torch.ones_like(scores, dtype=torch.bool).triu(diagonal=1)
-    return scores.masked_fill(later, -torch.inf).softmax(dim=-1)
+    return scores.masked_fill(later, -torch.inf).softmax(dim=1)
 
 
 def composition_score(
@@ -164,7 +167,7 @@ def head_logit_attribution(
     The final LayerNorm is taken as the linear map that it was in this run: subtract the mean, divide by the cached
     scale, multiply by the weight. What later layers make of a head's output is not in here (see `mechlib.paths`).
     """
-    W_U = model.W_U - model.W_U.mean(dim=-1, keepdim=True)
+    W_U = model.W_U - model.W_U.mean(dim=1, keepdim=True)
     readers = model.ln_final.weight * W_U.T[targets]  # [batch position d_model]
     readers = (readers - readers.mean(dim=-1, keepdim=True)) / cache["ln_final.hook_scale"]
     z = torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
