@@ -1,6 +1,7 @@
 """Patching: the sweeps against TransformerLens and the naive loop, hand-written models, and what can go wrong."""
 
 import io
+import weakref
 from contextlib import redirect_stderr
 from functools import cache, partial
 
@@ -10,6 +11,8 @@ import transformer_lens.patching as peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_handmade import CASES, SPLIT, TOLERANCE, build, logit_diff, site
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mechlib import fast_sweep, metrics, patching
 from mechlib.attribution import attribute, attribution_patching
@@ -116,20 +119,16 @@ def test_fast_and_naive_agree(data):
         "at": draw(st.none() | st.lists(st.integers(0, length - 1), min_size=batch, max_size=batch).map(torch.tensor)),
     }
     expected = sweep(model, clean, corrupted, metric, **arguments, fast=False)
-    rows, batches = fast_sweep.ROWS, draw(st.sampled_from([1, 2048]))
-    try:
-        fast_sweep.ROWS = batches  # the smallest batches, or as usual
-        found = fast_sweep_only(model, clean, corrupted, metric, **arguments)
-    finally:
-        fast_sweep.ROWS = rows
+    memory = draw(st.sampled_from([0, 20_000, None]))  # one cell after the other, a few at once, or as usual
+    found = fast_sweep_only(model, clean, corrupted, metric, **arguments, memory=memory)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def fast_sweep_only(model, clean, corrupted, metric, site, by_position, direction, at):
+def fast_sweep_only(model, clean, corrupted, metric, site, by_position, direction="denoising", at=None, memory=None):
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     with torch.no_grad():
         read = patching.reading(base, at)
-        return fast_sweep.fast_sweep(model, base, source, metric, site, by_position, read)
+        return fast_sweep.fast_sweep(model, base, source, metric, site, by_position, read, memory)
 
 
 def test_nothing_is_computed_where_the_runs_agree(monkeypatch):
@@ -138,12 +137,10 @@ def test_nothing_is_computed_where_the_runs_agree(monkeypatch):
     clean[1] = corrupted[1]
     seen = []
     run = fast_sweep._run
-    monkeypatch.setattr(
-        fast_sweep, "_run", lambda n, p, cells, at, *rest: seen.append(cells) or run(n, p, cells, at, *rest)
-    )
+    monkeypatch.setattr(fast_sweep, "_run", lambda n, p, cells: seen.append(cells) or run(n, p, cells))
     sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers), "head", True)
-    assert min(int(cells.start.min()) for cells in seen[1:]) == 3
-    assert all((cells.prompt == 0).all() for cells in seen[1:])
+    assert min(int(cells.start.min()) for cells in seen) == 3
+    assert all((cells.prompt == 0).all() for cells in seen)
 
 
 def test_what_the_fast_way_does_not_support_falls_back_and_says_so_once(monkeypatch):
@@ -392,28 +389,29 @@ def test_memory_stays_under_twice_the_model_and_one_cache():
         assert whole + peak.bytes < 2 * whole + kept
 
 
-class Peak(torch.utils._python_dispatch.TorchDispatchMode):
-    """The most bytes that the tensors made under it ever held at once."""
+class Peak(TorchDispatchMode):
+    """The most bytes that the tensors made under it ever held at once. Views of what was there before hold nothing."""
 
     def __init__(self):
         super().__init__()
-        self.live, self.bytes, self.seen = 0, 0, set()
+        self.live, self.bytes, self.known = 0, 0, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        import weakref
-
+        for tensor in tree_leaves((args, kwargs)):
+            self._meet(tensor, new=False)
         result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.seen:
-                address, size = storage._cdata, storage.nbytes()
-                owned = tensor._base is None
-                if owned:
-                    self.seen.add(address)
-                    self.live += size
-                    self.bytes = max(self.bytes, self.live)
-                    weakref.finalize(storage, self._drop, address, size)
+        for tensor in tree_leaves(result):
+            self._meet(tensor, new=True)
+        self.bytes = max(self.bytes, self.live)
         return result
 
+    def _meet(self, tensor, new):
+        if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.known:
+            size = storage.nbytes() if new else 0
+            self.known.add(storage._cdata)
+            self.live += size
+            weakref.finalize(storage, self._drop, storage._cdata, size)
+
     def _drop(self, address, size):
-        self.seen.discard(address)
+        self.known.discard(address)
         self.live -= size
