@@ -41,6 +41,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 # Is there oneDNN? If so, what it calls the activations.
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ONEDNN_FROM = 2**18  # entries of a weight matrix: width 512
 ONEDNN_NAMES: dict[str | None, tuple] = {
     None: ("none", [], ""),
     "gelu_new": ("gelu", [], "tanh"),
@@ -86,12 +87,20 @@ def fast_sweep(
     cells = patches.cells()
     shape = shape_of(model, base, site, by_position)
     values = measure(metric, patches.logits, None).repeat(*shape, 1).view(-1, len(base))
-    ends = torch.empty(len(cells), network.d_model, dtype=patches.logits.dtype, device=base.device)
+    place = patches.place(cells)
+    answers, kept = _two_columns(metric), []
     if memory is None:
-        memory = network.bytes - network.bytes_copied - ends.nbytes
+        memory = network.bytes - network.bytes_copied
+        if answers is None:  # all ends are kept for the metric
+            memory -= len(cells) * network.d_model * network.W_U.element_size()
     for some in _split(cells, network, patches, memory):
-        ends[some] = _run(network, patches, cells[some])
-    _fill(values, network, patches, metric, cells, ends)
+        ends, prompts = _run(network, patches, cells[some]), cells.prompt[some]
+        if answers is None:
+            kept.append(ends)
+        else:
+            values[place[some], prompts] = _difference(network, ends, answers.to(prompts.device)[prompts])
+    if kept:
+        _measure(values, network, patches, metric, place, cells.prompt, torch.cat(kept))
     return values.view(*shape, len(base))
 
 
@@ -101,9 +110,10 @@ def linear(
     """f(x W + b), in one go.
 
     torch.addmm hands float32 to a library (MKL) that uses half of what an AMD processor can do. PyTorch has another on
-    board (oneDNN), which does the activation on the way, too. torch.compile puts its operator where a linear layer was.
+    board (oneDNN), whose operator torch.compile, too, puts where a linear layer was. It makes a kernel for each shape,
+    in half a millisecond and a fifth of a megabyte: large products repay that.
     """
-    if ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
+    if ONEDNN and W.numel() >= ONEDNN_FROM and x.device.type == "cpu" and x.dtype == torch.float32:
         return torch.ops.mkldnn._linear_pointwise(x, W.T, b, *ONEDNN_NAMES[activation])
     x = torch.addmm(b, x, W)
     return x if activation is None else ACTIVATIONS[activation](x)
@@ -268,6 +278,11 @@ class _Patches:
         order = (table[0] * self.n_layers + table[1]).argsort(stable=True)
         return _Cells(*table[:, order])
 
+    def place(self, cells: _Cells) -> Int[Tensor, item]:
+        """The number of each cell in the order of the result."""
+        place = cells.layer * self.length + cells.start if self.by_position else cells.layer
+        return place * self.everywhere[0].shape[2] + cells.head
+
     def join(self, cells: _Cells, layer: int, stop: int) -> tuple[Int[Tensor, item], Tensor]:
         """The cells that first change the residual stream before this layer: their prompts, and their streams
         [item position d_model] from the first position that changes on, as far as they change.
@@ -364,10 +379,9 @@ def _put(values: Tensor, start: int, old: Tensor, new: Tensor) -> Tensor:
 def _split(cells: _Cells, network: _Network, patches: _Patches, memory: int) -> Iterator[slice]:
     """Runs of cells with the same start, so short that each needs no more than `memory` bytes."""
     begin, length, d = 0, patches.length, network.d_model
-    hidden = network.d_mlp * (1 if ONEDNN else 2)  # else also as it is before the activation
     for start, count in zip(*(x.tolist() for x in cells.start.unique_consecutive(return_counts=True))):
         width = length - start
-        floats = width * (5 * d + hidden) + 2 * length * d + 4 * d
+        floats = width * (4 * d + 2 * network.d_mlp) + 2 * length * d + 4 * d
         most = max(1, min(ROWS // width, memory // (floats * network.W_U.element_size())))
         most = -(-count // -(-count // most))  # no fewer batches for that, but of equal size
         for first in range(begin, begin + count, most):
@@ -378,29 +392,29 @@ def _split(cells: _Cells, network: _Network, patches: _Patches, memory: int) -> 
 # ---- the metric
 
 
-def _fill(
+def _difference(
+    network: _Network, ends: Float[Tensor, "item d_model"], answers: Int[Tensor, "item 2"]
+) -> Float[Tensor, item]:
+    """The logit difference, from the two columns of the unembedding that it needs."""
+    x = network.normed(ends, network.ln_final)
+    right, wrong = ((x * network.W_U.T[which]).sum(dim=-1) + network.b_U[which] for which in answers.T)
+    return right - wrong
+
+
+def _measure(
     values: Float[Tensor, "cell batch"],
     network: _Network,
     patches: _Patches,
     metric: Callable[[Tensor], Tensor],
-    cells: _Cells,
+    place: Int[Tensor, item],
+    prompt: Int[Tensor, item],
     ends: Float[Tensor, "item d_model"],
 ) -> None:
-    """Write the metric of every computed cell into its place."""
-    n_heads = patches.everywhere[0].shape[2]
-    place = cells.layer * patches.length + cells.start if patches.by_position else cells.layer
-    place = place * n_heads + cells.head
-    answers = _two_columns(metric)
-    if answers is not None:
-        right, wrong = answers.to(cells.prompt.device)[cells.prompt].T
-        x = network.normed(ends, network.ln_final)
-        logits = [(x * network.W_U.T[which]).sum(dim=-1) + network.b_U[which] for which in (right, wrong)]
-        values[place, cells.prompt] = logits[0] - logits[1]
-        return
+    """Write any metric of every computed cell into its place; prompts that a cell does not change have their logits."""
     for cell in place.unique():
         here = place == cell
         logits = patches.logits.clone()
-        logits[cells.prompt[here]] = network.logits(ends[here])
+        logits[prompt[here]] = network.logits(ends[here])
         values[cell] = measure(metric, logits, None)
 
 
