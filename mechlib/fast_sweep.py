@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from mechlib import metrics
 from mechlib.patching import SITES, measure, shape_of
@@ -38,15 +37,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": functools.partial(F.gelu, approximate="tanh"),
     "gelu": F.gelu,
     "relu": F.relu,
-}
-# Is there oneDNN? If so, what it calls the activations.
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-ONEDNN_FROM = 2**18  # entries of a weight matrix: width 512
-ONEDNN_NAMES: dict[str | None, tuple] = {
-    None: ("none", [], ""),
-    "gelu_new": ("gelu", [], "tanh"),
-    "gelu": ("gelu", [], "none"),
-    "relu": ("relu", [], ""),
 }
 # The stream that a patch of these sites is added to; for the others it is the one between attention and MLP.
 ADDED_TO = {"resid_pre": "resid_pre", "mlp_out": "resid_post", "resid_post": "resid_post"}
@@ -104,29 +94,6 @@ def fast_sweep(
     return values.view(*shape, len(base))
 
 
-def linear(
-    x: Float[Tensor, "row in"], W: Float[Tensor, "in out"], b: Float[Tensor, out], activation: str | None = None
-) -> Float[Tensor, "row out"]:
-    """f(x W + b), in one go.
-
-    torch.addmm hands float32 to a library (MKL) that uses half of what an AMD processor can do. PyTorch has another on
-    board (oneDNN), whose operator torch.compile, too, puts where a linear layer was. It makes a kernel for each shape,
-    in half a millisecond and a fifth of a megabyte: large products repay that.
-    """
-    if ONEDNN and W.numel() >= ONEDNN_FROM and x.device.type == "cpu" and x.dtype == torch.float32:
-        return torch.ops.mkldnn._linear_pointwise(x, W.T, b, *ONEDNN_NAMES[activation])
-    x = torch.addmm(b, x, W)
-    return x if activation is None else ACTIVATIONS[activation](x)
-
-
-if ONEDNN:
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _linear_flops(x: Any, W: Any, *_: Any, **__: Any) -> int:
-        """PyTorch's flop counter does not know the operator."""
-        return 2 * x[0] * x[1] * W[0]
-
-
 # ---- GPT-2, written down
 
 
@@ -141,7 +108,7 @@ class _Network:
             raise Unsupported("the fast sweep does not know this variant of GPT-2")
         self.n_heads, self.d_head, self.d_model = model.cfg.n_heads, model.cfg.d_head, model.cfg.d_model
         self.d_mlp = model.blocks[0].mlp.W_in.shape[1]
-        self.activation = config.activation_function
+        self.activation = ACTIVATIONS[config.activation_function]
         self.eps = config.layer_norm_epsilon
         self.W_E, self.W_pos = model.W_E, model.W_pos
         self.blocks = [self._views(block) for block in model.blocks]
@@ -156,7 +123,7 @@ class _Network:
         return SimpleNamespace(
             ln1=(block.ln1.w, block.ln1.b),
             ln2=(block.ln2.w, block.ln2.b),
-            W_Q=q.contiguous(),
+            W_Q=q,
             b_Q=attention.b_Q.flatten(),
             W_KV=torch.cat([k, v], dim=1),
             b_KV=torch.cat([attention.b_K.flatten(), attention.b_V.flatten()]),
@@ -173,11 +140,11 @@ class _Network:
 
     def queries(self, block: Any, x: Float[Tensor, "item position d_model"]) -> Tensor:
         """[item position head d_head] from the normalised stream."""
-        return linear(x.flatten(0, 1), block.W_Q, block.b_Q).view(*x.shape[:2], self.n_heads, self.d_head)
+        return torch.addmm(block.b_Q, x.flatten(0, 1), block.W_Q).view(*x.shape[:2], self.n_heads, self.d_head)
 
     def keys_and_values(self, block: Any, x: Float[Tensor, "item position d_model"]) -> Tensor:
         """[item position 2 head d_head] from the normalised stream."""
-        return linear(x.flatten(0, 1), block.W_KV, block.b_KV).view(*x.shape[:2], 2, self.n_heads, self.d_head)
+        return torch.addmm(block.b_KV, x.flatten(0, 1), block.W_KV).view(*x.shape[:2], 2, self.n_heads, self.d_head)
 
     def attend(self, q: Tensor, kv: Tensor, mask: Bool[Tensor, "item 1 query key"]) -> Tensor:
         """z, [item position head d_head], from queries, keys and values."""
@@ -191,13 +158,13 @@ class _Network:
 
     def attn_out(self, block: Any, z: Float[Tensor, "item position head d_head"]) -> Tensor:
         """What attention writes: [item position d_model]."""
-        return linear(z.flatten(0, 1).flatten(1), block.W_O, block.b_O).view(*z.shape[:2], self.d_model)
+        return torch.addmm(block.b_O, z.flatten(0, 1).flatten(1), block.W_O).view(*z.shape[:2], self.d_model)
 
     def mlp_out(self, block: Any, stream: Float[Tensor, "item position d_model"]) -> Tensor:
         """What the MLP writes: [item position d_model]."""
         x = self.normed(stream, block.ln2).flatten(0, 1)
-        hidden = linear(x, block.W_in, block.b_in, self.activation)
-        return linear(hidden, block.W_out, block.b_out).view(stream.shape)
+        hidden = self.activation(torch.addmm(block.b_in, x, block.W_in))
+        return torch.addmm(block.b_out, hidden, block.W_out).view(stream.shape)
 
     def layers(self, tokens: Int[Tensor, "batch position"]) -> Iterator[dict[str, Tensor]]:
         """A forward pass: each layer's activations, by the name of the site."""
@@ -216,7 +183,7 @@ class _Network:
             stream = post
 
     def logits(self, stream: Float[Tensor, "item d_model"]) -> Float[Tensor, "item vocabulary"]:
-        return linear(self.normed(stream, self.ln_final), self.W_U, self.b_U)
+        return torch.addmm(self.b_U, self.normed(stream, self.ln_final), self.W_U)
 
 
 # ---- what each patch adds to the stream
@@ -305,7 +272,7 @@ class _Patches:
         added = added[here.prompt, :, here.head]
         if self.site in ADDED_TO:
             return here.prompt, base[ADDED_TO[self.site]][prompts, where][here.prompt] + added
-        middle = (base["resid_pre"] + base["attn_out"])[prompts, where][here.prompt] + added
+        middle = (base["resid_pre"][prompts, where] + base["attn_out"][prompts, where])[here.prompt] + added
         return here.prompt, middle + network.mlp_out(network.blocks[own], middle)
 
     def written(self, layer: int, position: int | None) -> Float[Tensor, "batch position head d"]:
@@ -378,11 +345,13 @@ def _put(values: Tensor, start: int, old: Tensor, new: Tensor) -> Tensor:
 
 def _split(cells: _Cells, network: _Network, patches: _Patches, memory: int) -> Iterator[slice]:
     """Runs of cells with the same start, so short that each needs no more than `memory` bytes."""
-    begin, length, d = 0, patches.length, network.d_model
+    begin, length, d, n_heads = 0, patches.length, network.d_model, network.n_heads
+    # Whatever its size, a batch makes every head's change and, for patched keys, new patterns.
+    shared = patches.batch * length * ((n_heads + 3) * d + 2 * n_heads * length)
     for start, count in zip(*(x.tolist() for x in cells.start.unique_consecutive(return_counts=True))):
         width = length - start
         floats = width * (4 * d + 2 * network.d_mlp) + 2 * length * d + 4 * d
-        most = max(1, min(ROWS // width, memory // (floats * network.W_U.element_size())))
+        most = max(1, min(ROWS // width, (memory // network.W_U.element_size() - shared) // floats))
         most = -(-count // -(-count // most))  # no fewer batches for that, but of equal size
         for first in range(begin, begin + count, most):
             yield slice(first, min(first + most, begin + count))

@@ -1,6 +1,7 @@
 """Patching: the sweeps against TransformerLens and the naive loop, hand-written models, and what can go wrong."""
 
 import io
+import warnings
 import weakref
 from contextlib import redirect_stderr
 from functools import cache, partial
@@ -87,7 +88,9 @@ def test_the_sweeps_are_transformer_lens_s(shape, site, by_position, theirs, rec
         )
     found = sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers), site, by_position, at=at)
     tolerance = 1e-5 * (expected.max() - expected.min()).item()
-    if site in ("q", "k", "v", "pattern"):  # small effects on large logits: float32 itself resolves no more than this
+    if site in ("q", "k", "v", "pattern"):
+        # Where the range is a small part of the values themselves (a pattern may move a logit by a hundredth),
+        # 1e-5 of the range is less than float32 resolves: its steps are 1.2e-7 of a logit, and dozens of them add up.
         tolerance += 1e-6 * expected.abs().max().item()
     torch.testing.assert_close(found.mean(dim=-1), expected, atol=tolerance, rtol=0)
     assert not [w for w in recwarn if "one forward pass for each cell" in str(w.message)]
@@ -155,7 +158,8 @@ def test_what_the_fast_way_does_not_support_falls_back_and_says_so_once(monkeypa
     with pytest.warns(UserWarning, match="one forward pass for each cell here: the metric reads all positions"):
         found = sweep(model, clean, corrupted, metric, at="all")
     torch.testing.assert_close(found, expected)
-    sweep(model, clean, corrupted, metric, at="all")  # a second warning would be an error here
+    with warnings.catch_warnings(action="error"):
+        sweep(model, clean, corrupted, metric, at="all")
     model.add_hook("blocks.1.hook_mlp_out", lambda value, hook: 2 * value)
     try:
         with pytest.warns(UserWarning, match="does not reproduce"):
@@ -181,6 +185,8 @@ def test_another_architecture_takes_the_hooks(monkeypatch):
     with pytest.warns(UserWarning, match="GPT-2's architecture only"):
         values = sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers), "k", False)
     assert values.shape == (2, 2, 2)
+    with warnings.catch_warnings(action="error"):
+        sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers))
 
 
 # ---- models written by hand
@@ -378,15 +384,46 @@ def test_errors_are_one_sentence():
 
 def test_memory_stays_under_twice_the_model_and_one_cache():
     model = gpt2(seed=0, layers=3, heads=4, d_head=16, d_mlp=256, vocabulary=30, context=32)
-    clean, corrupted, answers = prompts(model, 4, 30, list(range(1, 30)))
-    metric = partial(metrics.logit_diff, answers=answers)
-    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    clean, corrupted, answers = prompts(model, 2, 20, list(range(1, 20)))
+    whole = sum(p.nbytes for p in model.parameters())
     _, cached = model.run_with_cache(clean)
-    kept = sum({value.data_ptr(): value.numel() * value.element_size() for value in cached.values()}.values())
-    for kind, by_position in (("head", True), ("head", False), ("resid_pre", True)):
+    kept = sum({value.data_ptr(): value.nbytes for value in cached.values()}.values())
+    for kind, by_position, metric in (
+        ("head", True, metrics.logit_diff),
+        ("head", False, metrics.logit_diff),
+        ("resid_pre", True, metrics.log_prob),
+    ):
         with Peak() as peak:
-            sweep(model, clean, corrupted, metric, kind, by_position)
-        assert whole + peak.bytes < 2 * whole + kept
+            sweep(model, clean, corrupted, partial(metric, answers=answers), kind, by_position)
+        assert kept < whole + peak.bytes < 2 * whole + kept
+
+
+@pytest.mark.parametrize(("kind", "by_position"), [("head", False), ("head", True), ("resid_pre", True), ("v", True)])
+def test_a_tight_budget_means_more_and_smaller_batches_and_the_same_numbers(kind, by_position, monkeypatch):
+    model = gpt2(seed=0, layers=3, heads=2, d_head=8, d_mlp=64, vocabulary=30)
+    clean, corrupted, answers = prompts(model, 3, 8, list(range(1, 8)))
+    metric = partial(metrics.logit_diff, answers=answers)
+    run, sizes, peaks = fast_sweep._run, [], []
+
+    def watched(network, patches, cells):
+        with Peak() as peak:
+            ends = run(network, patches, cells)
+        sizes.append(len(cells))
+        peaks.append(peak.bytes)
+        return ends
+
+    monkeypatch.setattr(fast_sweep, "_run", watched)
+    plenty = fast_sweep_only(model, clean, corrupted, metric, kind, by_position, memory=10**9)
+    few, largest, most = len(sizes), max(sizes), max(peaks)
+    budget = most // 2
+    sizes.clear(), peaks.clear()
+    tight = fast_sweep_only(model, clean, corrupted, metric, kind, by_position, memory=budget)
+    assert len(sizes) > few and max(sizes) < largest and max(peaks) <= budget
+    torch.testing.assert_close(tight, plenty, atol=1e-5, rtol=1e-5)
+    sizes.clear()
+    least = fast_sweep_only(model, clean, corrupted, metric, kind, by_position, memory=0)
+    assert set(sizes) == {1}
+    torch.testing.assert_close(least, plenty, atol=1e-5, rtol=1e-5)
 
 
 class Peak(TorchDispatchMode):
