@@ -106,7 +106,8 @@ def position_roles(prompts: Sequence[Any], by_wording: bool = False) -> list[lis
 
     The roles that the task gives ("io", "s2", "end") name their positions; any other position is named after the last
     one before it ("s2+1", "bos+2"). With `by_wording` the role includes the prompt's wording and the order of its
-    names, so that only the same word of the same sentence counts as the same role, as Wang et al. average. Raises ValueError for prompts that have no "end".
+    names, so that only the same word of the same sentence counts as the same role, as Wang et al. average. Raises
+    ValueError for prompts that have no "end".
     """
     for prompt in prompts:
         if "end" not in getattr(prompt, "positions", {}):
