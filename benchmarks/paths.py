@@ -2,8 +2,8 @@
 
     python benchmarks/paths.py [pocket] [gpt2] > benchmarks/paths.md
 
-Times are seconds of this process's processor, on one thread, without the two runs whose caches both need. Where one call
-for each head takes long, some heads drawn at random are timed and scaled up, and the differences are those on them.
+Times are seconds of this process's processor, on one thread, without the two runs whose caches both need. Where one
+call for each head takes long, some heads drawn at random are timed and scaled up; the differences are those on them.
 """
 
 import platform
