@@ -436,6 +436,7 @@ class Published:
     model: str
     source: str
     numbers: Mapping[str, float]
+    wordings: tuple[str, ...]  # of the prompts, with the slots of `tasks.ioi`
 
     def classes(self) -> dict[str, tuple[Head, ...]]:
         """The heads of each class, in the paper's order."""
@@ -449,7 +450,9 @@ def published(name: str = "gpt2-ioi") -> Published:
     if name not in names:
         raise ValueError(f"there is no published circuit {name!r}; there are {', '.join(names)}.")
     content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return Published(known.parse(content), content["model"], content["source"], content["numbers"])
+    return Published(
+        known.parse(content), content["model"], content["source"], content["numbers"], tuple(content["wordings"])
+    )
 
 
 # ---- what can go wrong, in one sentence
