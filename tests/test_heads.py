@@ -5,7 +5,7 @@ import torch
 from transformer_lens import ActivationCache
 from transformer_lens.head_detector import detect_head
 
-from mechlib import heads
+from mechlib import heads, tasks
 from mechlib.checker import recipes
 from mechlib.handmade import handmade
 

@@ -148,24 +148,23 @@ def trace(runs: Runs, threshold: float) -> tuple[Circuit, Float[Tensor, "layer h
     Heads are added if their share is above the threshold. Returns the circuit (heads at their roles; an edge for every
     pair above a tenth of the threshold), and each head's largest share in any step.
     """
-    best, nodes, edges = runs.shares("logits"), dict[Head, Node](), []
-    new: dict[Head, Any] = dict.fromkeys(sorted(found(best, threshold)), "logits")
-    for head in new:
-        edges.append(Edge(Node(*head, runs.role(head, "logits")), "logits", best[head].item()))
+    best = runs.shares("logits")
+    nodes = {head: Node(*head, runs.role(head, "logits")) for head in sorted(found(best, threshold))}
+    edges = [Edge(node, "logits", best[head].item()) for head, node in nodes.items()]
+    new = list(nodes)
     while new:
-        nodes |= {head: Node(*head, runs.role(head, receivers)) for head, receivers in new.items()}
-        listening, new = list(new), {}
+        listening, new = new, []
         for part in PARTS:
             receivers = [(*head, part) for head in listening]
             shares = runs.shares(receivers)
             best = torch.maximum(best, shares)
             for head in sorted(found(shares, threshold)):
                 if head not in nodes:
-                    new.setdefault(head, receivers)
+                    nodes[head] = Node(*head, runs.role(head, receivers))
+                    new.append(head)
                 for receiver in listening:
                     if (effect := runs.edge(head, [(*receiver, part)])) > threshold / 10:
-                        at = nodes[head].at if head in nodes else runs.role(head, receivers)
-                        edges.append(Edge(Node(*head, at), nodes[receiver], effect, part))
+                        edges.append(Edge(nodes[head], nodes[receiver], effect, part))
     return Circuit(tuple(nodes[head] for head in sorted(nodes)), tuple(edges)), best
 
 
@@ -200,10 +199,8 @@ def step_by_step() -> None:
             ratios = [kept(runs, circuit, mlps).ratio if circuit.nodes else 0.0 for mlps in (False, True)]
             print(f"  {name}: precision {precision:.2f} recall {recall:.2f}; with roles {right[0]:.2f} {right[1]:.2f}; "
                   f"faithfulness {ratios[0]:.2f}, without other MLPs {ratios[1]:.2f}")  # fmt: skip
-            print(
-                f"    {', '.join(f'{node.name} {node.at} {best[node.layer, int(node.head)]:.2f}' for node in circuit.nodes)}",
-                end="",
-            )
+            listed = [f"{node.name} {node.at} {best[node.layer, int(node.head)]:.2f}" for node in circuit.nodes]
+            print(f"    {', '.join(listed)}", end="")
             others = [best[h].item() for h in itertools.product(*map(range, best.shape)) if h not in truth.heads()]
             print(f"; best other {max(others):.3f}; missed:", *(set(truth.heads()) - heads or ["none"]))
 
