@@ -14,8 +14,8 @@ completeness    for any K in C, is F(C without K) close to F(M without K)? If no
 minimality      for every node v, is there a K in C such that F(C without K) changes when v goes too?
 
 `scorer` gives F. The definitions, and mean ablation by role over prompts with three unrelated names ("ABC"), are those
-of Wang et al. 2023, "Interpretability in the Wild" (https://arxiv.org/abs/2211.00593). Not supported: grouped-query
-attention is fine, but models that run attention and MLP side by side have no "later MLP" to speak of.
+of Wang et al. 2023, "Interpretability in the Wild" (https://arxiv.org/abs/2211.00593). Chan et al. 2022, "Causal
+Scrubbing" (https://www.alignmentforum.org/posts/JvZhhzycHu2Yd57RN), have resampling.
 """
 
 import itertools

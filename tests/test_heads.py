@@ -230,3 +230,5 @@ def test_s_inhibition_heads_turn_the_name_movers(ioi_known):
     scores[1, 0] = scores[1, 2] = 0
     assert scores.abs().max() < 0.05
     assert not heads.s_inhibition_score(model, cache, cache, movers, at["io"], at["s1"], at["end"]).any()
+    with pytest.raises(ValueError, match="name the name movers first"):
+        heads.s_inhibition_score(model, cache, twin, [], at["io"], at["s1"], at["end"])
