@@ -53,6 +53,9 @@ class Node(NamedTuple):
         return f"MLP {self.layer}" if self.head == "mlp" else f"{self.layer}.{self.head}"
 
 
+Nodes = tuple[Node, ...]
+
+
 class Edge(NamedTuple):
     """What one node says to another, and how much that is worth."""
 
@@ -66,12 +69,12 @@ class Edge(NamedTuple):
 class Circuit:
     """Nodes, edges between them, and what kind of node each is (where that is known)."""
 
-    nodes: tuple[Node, ...]
+    nodes: Nodes
     edges: tuple[Edge, ...] = ()
     classes: Mapping[Node, str] = field(default_factory=dict)
 
 
-def as_nodes(nodes: Any) -> tuple[Node, ...]:
+def as_nodes(nodes: Any) -> Nodes:
     """Nodes from tuples (layer, head) or (layer, head, role), from a `Circuit`, or from a truth file; each once.
 
     Raises ValueError for anything else.
@@ -91,7 +94,7 @@ def heads_of(nodes: Any) -> set[Head]:
     return {(node.layer, node.head) for node in as_nodes(nodes) if not isinstance(node.head, str)}
 
 
-def every_node(model: Any, mlps: bool = False) -> tuple[Node, ...]:
+def every_node(model: Any, mlps: bool = False) -> Nodes:
     """All heads of a model, and all MLPs if asked for."""
     layers = range(model.cfg.n_layers)
     heads = [Node(layer, head) for layer in layers for head in range(model.cfg.n_heads)]
@@ -213,8 +216,9 @@ def knock_out(
     positions of that role alone, and `roles` are needed. Raises ValueError for an unknown node or role, and for values
     of another shape.
     """
-    _check_nodes(model, values, keep, drop, roles)
-    silent = _silent(model, tokens, values, keep, drop, roles)
+    kept, dropped = None if keep is None else as_nodes(keep), as_nodes(drop)
+    _check_nodes(model, values, kept, dropped, roles)
+    silent = _silent(tokens, values, kept, dropped, roles)
 
     def put(name: str, mask: Tensor) -> Callable[[Tensor, Any], Tensor]:
         return lambda value, hook: torch.where(mask[..., None].to(value.device), values[name].to(value), value)
@@ -224,7 +228,7 @@ def knock_out(
 
 
 def _silent(
-    model: Any, tokens: Tokens, values: Values, keep: Any, drop: Any, roles: Roles | None
+    tokens: Tokens, values: Values, kept: Nodes | None, dropped: Nodes, roles: Roles | None
 ) -> dict[str, Bool[Tensor, "batch position *head"]]:
     """Where each hook's activation is replaced."""
     for name, value in values.items():
@@ -233,9 +237,9 @@ def _silent(
                 f"the values at {name} are for {list(value.shape[:2])} prompts and positions, the tokens are "
                 f"{list(tokens.shape)}: make both from the same prompts."
             )
-    masks = {name: torch.full(value.shape[:-1], keep is not None) for name, value in values.items()}
-    for nodes, silent in ((() if keep is None else keep, False), (drop, True)):
-        for node in as_nodes(nodes):
+    masks = {name: torch.full(value.shape[:-1], kept is not None) for name, value in values.items()}
+    for nodes, silent in ((kept or (), False), (dropped, True)):
+        for node in nodes:
             name = hook_of(node)
             if name in masks:
                 here = torch.ones(tokens.shape, dtype=torch.bool) if node.at is None else where(roles or [[]], node.at)
@@ -285,11 +289,11 @@ def scorer(
     seen: dict[Any, Tensor] = {}
 
     def score(keep: Any = None, without: Any = ()) -> Tensor:
-        key = None if keep is None else frozenset(as_nodes(keep)), frozenset(as_nodes(without))
-        if key not in seen:
+        kept, dropped = None if keep is None else frozenset(as_nodes(keep)), frozenset(as_nodes(without))
+        if (kept, dropped) not in seen:
             with torch.no_grad():
-                seen[key] = metric(knock_out(model, tokens, values, keep, without, roles)[rows, end])
-        return seen[key]
+                seen[kept, dropped] = metric(knock_out(model, tokens, values, kept, dropped, roles)[rows, end])
+        return seen[kept, dropped]
 
     return score
 
@@ -319,15 +323,16 @@ def completeness_gap(score: Score, circuit: Any, K: Any) -> float:
     return (score(circuit, without=K).mean() - score(None, without=K).mean()).abs().item()
 
 
-def random_subsets(nodes: Any, n: int, seed: int = 0) -> list[tuple[Node, ...]]:
+def random_subsets(nodes: Any, n: int, seed: int = 0) -> list[Nodes]:
     """`n` subsets; each node is in each of them with probability 1/2."""
-    rng, nodes = random.Random(f"subsets/{seed}"), as_nodes(nodes)
+    rng, nodes = random.Random(f"subsets/{seed}"), _some(nodes)
     return [tuple(node for node in nodes if rng.random() < 0.5) for _ in range(n)]
 
 
-def greedy_subset(score: Score, circuit: Any, size: int, tries: int = 10, seed: int = 0) -> tuple[Node, ...]:
+def greedy_subset(score: Score, circuit: Any, size: int, tries: int = 10, seed: int = 0) -> Nodes:
     """A K that makes the completeness gap large: node by node, the best of a few random candidates, while it grows."""
-    rng, nodes, K = random.Random(f"greedy/{seed}"), as_nodes(circuit), tuple[Node, ...]()
+    rng, nodes = random.Random(f"greedy/{seed}"), _some(circuit)
+    K: Nodes = ()
     while len(K) < size and (left := [node for node in nodes if node not in K]):
         candidates = rng.sample(left, min(tries, len(left)))
         best = max(((*K, node) for node in candidates), key=lambda larger: completeness_gap(score, circuit, larger))
@@ -339,7 +344,7 @@ def greedy_subset(score: Score, circuit: Any, size: int, tries: int = 10, seed: 
 
 class Minimality(NamedTuple):
     score: float  # the largest change
-    subset: tuple[Node, ...]  # the K that shows it
+    subset: Nodes  # the K that shows it
     naive: float  # the change with K empty: of the node alone
 
 
@@ -361,7 +366,7 @@ def minimality_score(
     if subsets is None:
         subsets = itertools.chain.from_iterable(itertools.combinations(others, k) for k in range(len(others) + 1))
 
-    def change(K: tuple[Node, ...]) -> float:
+    def change(K: Nodes) -> float:
         return (score(nodes, without=K) - score(nodes, without=(*K, v))).mean().abs().item()
 
     tried = {K: change(K) for K in [(), *(tuple(n for n in as_nodes(K) if n != v) for K in subsets)]}
@@ -381,17 +386,17 @@ def precision_recall(found: Iterable[Any], true: Iterable[Any]) -> tuple[float, 
     return both / max(1, len(found)), both / len(true)
 
 
-def random_circuits(model: Any, circuit: Any, n: int, seed: int = 0) -> list[tuple[Node, ...]]:
+def random_circuits(model: Any, circuit: Any, n: int, seed: int = 0) -> list[Nodes]:
     """`n` random circuits with as many heads and MLPs as this one, at the same roles, none of them the circuit itself.
 
-    Some of their nodes may be the circuit's own.
+    Some of their nodes may be the circuit's own. Raises ValueError for an empty circuit.
     """
-    rng, nodes = random.Random(f"sets/{seed}"), as_nodes(circuit)
+    rng, nodes = random.Random(f"sets/{seed}"), _some(circuit)
     heads, mlps = ([node.at for node in nodes if (node.head == "mlp") == kind] for kind in (False, True))
     layers = range(model.cfg.n_layers)
     all_heads = [(layer, head) for layer in layers for head in range(model.cfg.n_heads)]
 
-    def draw() -> tuple[Node, ...]:
+    def draw() -> Nodes:
         drawn = rng.sample(all_heads, len(heads))
         chosen = rng.sample(layers, len(mlps)) if mlps else []
         return (
@@ -458,6 +463,13 @@ def published(name: str = "gpt2-ioi") -> Published:
 # ---- what can go wrong, in one sentence
 
 
+def _some(circuit: Any) -> Nodes:
+    nodes = as_nodes(circuit)
+    if not nodes:
+        raise ValueError("the circuit is empty: it has no node to take out or to compare with.")
+    return nodes
+
+
 def _check_values(roles: Roles, method: str, reference: Tensor | None, reference_roles: Roles) -> None:
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(map(repr, METHODS))}, not {method!r}.")
@@ -475,10 +487,9 @@ def _check_values(roles: Roles, method: str, reference: Tensor | None, reference
         raise ValueError(f"no reference prompt has the role {min(missing)!r}: take twins of the prompts themselves.")
 
 
-def _check_nodes(model: Any, values: Values, keep: Any, drop: Any, roles: Roles | None) -> None:
+def _check_nodes(model: Any, values: Values, kept: Nodes | None, dropped: Nodes, roles: Roles | None) -> None:
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    dropped = as_nodes(drop)
-    for node in (*(() if keep is None else as_nodes(keep)), *dropped):
+    for node in (*(kept or ()), *dropped):
         is_head = not isinstance(node.head, str) and 0 <= node.head < n_heads
         if not 0 <= node.layer < n_layers or not (is_head or node.head == "mlp"):
             raise ValueError(
