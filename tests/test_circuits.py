@@ -399,7 +399,7 @@ def test_minimality_of_what_is_not_there():
 # ---- GPT-2's published circuit, on a model that has no circuit: the code runs, and the claims are refused
 
 
-def test_the_comparison_with_gpt2_runs_and_refuses_random_weights():
+def test_the_comparison_with_gpt2_runs_and_refuses_random_weights(monkeypatch, capsys):
     """Twelve layers of twelve heads with random weights. This proves that every number can be computed, and that the
     comparison can fail; that the numbers agree on the real gpt2, .github/workflows/gpt2.yml has to show."""
     with torch.random.fork_rng():
@@ -419,7 +419,12 @@ def test_the_comparison_with_gpt2_runs_and_refuses_random_weights():
         "help most when patched": [(10, 7), (11, 10)],
         "name movers copy": 1.0,
     }
-    assert all(holds(good) for _, holds in gpt2_ioi.CLAIMS)
+    monkeypatch.setattr(gpt2_ioi.models, "load", lambda name: model)
+    for result, code in ((measured, 1), (good, 0)):
+        monkeypatch.setattr(gpt2_ioi, "measure", lambda model, result=result: result)
+        assert gpt2_ioi.main() == code
+        said = capsys.readouterr().out
+        assert said.count("NOT SO: ") == len(refused) * code and "logit difference: " in said
 
 
 def test_the_papers_prompts():
