@@ -62,7 +62,7 @@ class _Heaviside(torch.autograd.Function):
 
 
 def _within(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """1 where pre is less than half a bandwidth away from its threshold: the kernel of the straight-through estimate."""
+    """1 where pre is less than half a bandwidth from its threshold: the kernel of the straight-through estimate."""
     return ((pre - threshold).abs() < bandwidth / 2).to(pre)
 
 
