@@ -33,7 +33,6 @@ from mechlib.sae import (
     logit_effect,
     loss_recovered,
     mean_max_cosine_similarity,
-    normalise_decoder,
     plain_gradients,
     precision_recall_by_level,
     read_site,
