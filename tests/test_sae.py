@@ -47,6 +47,7 @@ from mechlib.sae import (
     train,
 )
 from mechlib.sae.files import SAEError
+from mechlib.sae.toy import hidden_activations, toy_model, toy_sae, true_directions
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:
@@ -388,6 +389,38 @@ def test_logit_effect_is_the_direct_path(pocket, tokens):
     pushed = pocket.run_with_hooks(tokens[:1], fwd_hooks=[(last, lambda s, hook: s + 0.01 * direction)])
     change = (pushed - x)[0, 7] / 0.01 * scale
     torch.testing.assert_close(change - change.mean(), logit_effect(pocket, direction), atol=0.05, rtol=0.01)
+
+
+# ---- ground truth
+
+
+def test_the_toy_models_features_are_found_where_they_can_be():
+    """Two of three regimes here; `slow` has the seeds."""
+    model = toy_model()
+    true = true_directions(model)
+    assert (true.norm(dim=1) > 0.9).all()  # all are stored, so all could be found
+    hidden, _ = hidden_activations(model, 30_000, 0.95)
+    sae, _ = toy_sae(hidden)
+    assert mean_max_cosine_similarity(sae.W_dec.detach(), true) >= 0.95
+    untrained = SAE(20, 80, "topk", k=2, generator=torch.Generator().manual_seed(0))
+    assert mean_max_cosine_similarity(untrained.W_dec.detach(), true) < 0.65
+    dense, _ = hidden_activations(model, 30_000, 0.7)
+    assert mean_max_cosine_similarity(toy_sae(dense)[0].W_dec.detach(), true) < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_ground_truth_over_seeds(seed):
+    model = toy_model(seed=seed)
+    true = true_directions(model)
+
+    def found(sparsity: float, **options: int) -> float:
+        hidden, _ = hidden_activations(model, 60_000, sparsity, seed)
+        return mean_max_cosine_similarity(toy_sae(hidden, seed=seed, **options)[0].W_dec.detach(), true).item()
+
+    assert found(0.95) >= 0.95
+    for sparsity, options in ((0.7, {}), (0.95, {"d_sae": 20}), (0.95, {"d_sae": 40, "k": 12})):
+        assert found(sparsity, **options) < 0.9, (sparsity, options)
 
 
 # ---- features
