@@ -36,8 +36,8 @@ from mechlib.sae import (
 
 SITE = "blocks.1.hook_resid_post"
 NEURONS = tuple(f"blocks.{layer}.mlp.hook_post" for layer in range(2))  # all that could have written to the site
-D_SAE, K = 1024, 16
-STEPS, BATCH, LR, RESAMPLE = 3000, 1024, 2e-3, 200
+D_SAE, K = 512, 16
+STEPS, BATCH, LR, RESAMPLE = 4000, 1024, 2e-3, 200
 # Seeds of `corpus.rows`, and numbers of rows of 64 tokens. The model's own training used seed 0.
 TRAIN_TEXTS, CHOICE_TEXTS, REPORT_TEXTS = (11, 4000), (101, 400), (102, 400)
 TARGETS = {"loss recovered": 0.95, "l0": 32.0, "dead": 0.05}
