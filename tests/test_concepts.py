@@ -50,7 +50,8 @@ def test_where_it_holds(name, text):
 
 def test_labels_of_a_page_are_those_of_its_texts():
     tokenizer = corpus.tokenizer()
-    words = ["<bos>", *"Mary met Tom .".split(), "<bos>", *"Mary met John . John".split(), "<bos>"]
+    page = "<bos> Mary met Tom . <bos> Mary met John . John <bos>"
+    words = page.split()
     labels = concept_labels(tokenizer, torch.tensor([tokenizer.convert_tokens_to_ids(words)]))[0]
     assert not labels[[0, 5, 11]].any()
     assert labels[1:5].T.tolist() == [RULES[c.name](words[1:5]) for c in CONCEPTS]
