@@ -63,6 +63,8 @@ def python_of(peer: str, folder: Path) -> Path:
         venv.create(folder / peer, with_pip=True)
         torch_here = f"torch=={torch.__version__.split('+')[0]}"  # the same one, so that only the peer differs
         subprocess.run([python, "-m", "pip", "install", "-q", torch_here, peer], check=True)
+        # No step needs it, and one that was built for another torch cannot even be imported.
+        subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "torchvision"], check=True)
     return python
 
 

@@ -1,13 +1,16 @@
-"""One training step of a peer's SAE, in an environment of its own: `python sae_peers.py sae-lens|dictionary-learning`.
+"""What runs in a peer's own environment, because neither installs beside this course's TransformerLens.
 
-Prints a JSON object {case: milliseconds}. It imports the peer and torch alone, because neither peer installs beside
-this course's TransformerLens. `benchmarks/sae.py` runs it and prints the ratios.
+    python sae_peers.py sae-lens|dictionary-learning     time a training step: a JSON object {case: milliseconds}
+    python sae_peers.py sae-lens FOLDER                  save SAEs as sae-lens does, with inputs and outputs beside them
+
+`benchmarks/sae.py` runs the first and prints the ratios, a test the second.
 """
 
 import importlib.metadata
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -42,6 +45,39 @@ def sae_lens(kind):
     return step
 
 
+def save_as_sae_lens_does(folder):
+    """An SAE of each architecture with random parameters, its input `x`, and the `codes` and `x_hat` that it gives."""
+    from safetensors.torch import save_file
+    from sae_lens.saes import jumprelu_sae, standard_sae, topk_sae
+
+    shape = {"d_in": 6, "d_sae": 14}
+    configs = {
+        "standard": (standard_sae.StandardSAE, standard_sae.StandardSAEConfig(**shape)),
+        "no_b_dec": (standard_sae.StandardSAE, standard_sae.StandardSAEConfig(**shape, apply_b_dec_to_input=False)),
+        "topk": (topk_sae.TopKSAE, topk_sae.TopKSAEConfig(**shape, k=4)),
+        "rescaled": (topk_sae.TopKSAE, topk_sae.TopKSAEConfig(**shape, k=4, rescale_acts_by_decoder_norm=True)),
+        "jumprelu": (jumprelu_sae.JumpReLUSAE, jumprelu_sae.JumpReLUSAEConfig(**shape)),
+    }
+    torch.manual_seed(0)
+    for name, (kind, config) in configs.items():
+        sae, x = kind(config), torch.randn(20, 6)
+        with torch.no_grad():
+            for parameter in sae.parameters():
+                parameter.copy_(0.5 * torch.randn_like(parameter))
+            if name == "jumprelu":
+                sae.threshold.abs_()
+            codes = sae.encode(x)
+            save_file(
+                {"x": x, "codes": codes, "x_hat": sae.decode(codes)}, _made(folder / name) / "expected.safetensors"
+            )
+        sae.save_model(folder / name)
+
+
+def _made(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def dictionary_learning(kind):
     options = {"steps": 10_000, "activation_dim": D_IN, "dict_size": D_SAE, "layer": 0, "lm_name": "none"}
     options |= {"lr": LR, "device": "cpu", "warmup_steps": 10}
@@ -58,6 +94,8 @@ def dictionary_learning(kind):
 
 def main():
     torch.set_num_threads(1)
+    if len(sys.argv) > 2:
+        return save_as_sae_lens_does(Path(sys.argv[2]))
     peer = {"sae-lens": sae_lens, "dictionary-learning": dictionary_learning}[sys.argv[1]]
     result = {"version": importlib.metadata.version(sys.argv[1]), "torch": torch.__version__}
     for kind in ("topk", "relu"):

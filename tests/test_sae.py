@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mechlib import models
 from mechlib.sae import (
@@ -614,10 +614,30 @@ def test_the_recipe_from_end_to_end(tmp_path, monkeypatch, capsys):
         assert load(tmp_path / name).card["measures"]["l0"] <= 4 and not (tmp_path / f"{name}.pt").exists()
 
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory) -> Path:
+    """Where the peers' environments are made, which takes minutes and a network; MECHLIB_PEERS keeps them."""
+    return Path(os.environ.get("MECHLIB_PEERS") or tmp_path_factory.mktemp("peers"))
+
+
 @pytest.mark.slow
-def test_a_step_is_no_slower_than_the_fastest_peers(tmp_path):
-    """Makes an environment for each peer, which takes minutes and a network."""
-    script = Path(__file__).parents[1] / "benchmarks" / "sae.py"
-    run = subprocess.run([sys.executable, script, "--peers", tmp_path], capture_output=True, text=True)
+def test_a_step_is_no_slower_than_the_fastest_peers(peers):
+    run = subprocess.run([sys.executable, BENCHMARKS / "sae.py", "--peers", peers], capture_output=True, text=True)
     print(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_what_sae_lens_saves_gives_the_codes_that_sae_lens_computes(peers, tmp_path):
+    sys.path.insert(0, str(BENCHMARKS))
+    from sae import python_of
+
+    subprocess.run([python_of("sae-lens", peers), BENCHMARKS / "sae_peers.py", "sae-lens", tmp_path], check=True)
+    assert len(list(tmp_path.iterdir())) == 5
+    for folder in tmp_path.iterdir():
+        expected, sae = load_file(folder / "expected.safetensors"), from_sae_lens(folder)
+        torch.testing.assert_close(sae.encode(expected["x"]), expected["codes"], msg=folder.name)
+        torch.testing.assert_close(sae(expected["x"]), expected["x_hat"], msg=folder.name)
