@@ -47,8 +47,8 @@ def sae_lens(kind):
 
 def save_as_sae_lens_does(folder):
     """An SAE of each architecture with random parameters, its input `x`, and the `codes` and `x_hat` that it gives."""
-    from safetensors.torch import save_file
     from sae_lens.saes import jumprelu_sae, standard_sae, topk_sae
+    from safetensors.torch import save_file
 
     shape = {"d_in": 6, "d_sae": 14}
     configs = {
