@@ -162,7 +162,7 @@ W("tuned_lens_loss", "keep ignored", tl_all, "mean over all positions")
 
 # ---------- answer_rank
 def ar_argsort(logits, answers):
-    order = logits.argsort(-1, descending=True, stable=True)
+    order = logits.argsort(dim=-1, descending=True, stable=True)
     return (order == answers.expand(logits.shape[:-1])[..., None]).int().argmax(-1)
 
 
@@ -366,7 +366,7 @@ W("emergence_layer", "float", lambda r, k: em_default(lambda n: n)(r, k).float()
 
 
 def em_last_bad(ranks, at_most):
-    number = torch.arange(1, len(ranks) + 1).view(-1, *[1] * (ranks.dim() - 1))
+    number = torch.arange(1, len(ranks) + 1, device=ranks.device).view(-1, *[1] * (ranks.dim() - 1))
     return (number * (ranks > at_most)).amax(0)
 
 
@@ -764,7 +764,6 @@ W(
 W("blind_direction", "not centred", lambda w, U: least(seen(w, U, centre=False)), "no centring of the step")
 W("blind_direction", "centred at the end", bd_centred_late, "least of the uncentred, then made zero-mean")
 W("blind_direction", "no weight", bd_no_weight, "weight left out")
-W("blind_direction", "thin svd", bd_thin, "no null space where there are fewer tokens than dimensions")
 W("blind_direction", "d_model long", lambda w, U: bd_basis(w, U) * len(w) ** 0.5, "not a unit vector")
 W("blind_direction", "one entry", bd_entry, "the coordinate that is seen least")
 W("blind_direction", "mean over the wrong axis", bd_wrong_axis, "centres over d_model what should be over tokens")
@@ -787,3 +786,4 @@ def bd_stacked(weight, W_U):
 R("blind_direction", "a basis of zero mean", bd_basis, "singular vectors in d - 1 dimensions")
 R("blind_direction", "the ones made loud", bd_penalty, "eigh with a penalty on the mean")
 R("blind_direction", "one more token", bd_stacked, "a loud column of ones")
+R("blind_direction", "thin svd", bd_thin, "taken for wrong at first: the common change leaves a rank to spare")

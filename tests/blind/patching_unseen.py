@@ -357,7 +357,7 @@ def ne_where(patched, clean, corrupted, direction="denoising"):
 
 def ne_minus_one(patched, clean, corrupted, direction="denoising"):
     gap = (clean - corrupted).masked_fill(clean == corrupted, torch.nan)
-    return (patched - corrupted) / gap - (direction == "noising")
+    return (patched - corrupted) / gap - int(direction == "noising")
 
 
 R("normalised_effect", "NaN in the gap", ne_where, "the gap is NaN where it is zero")
@@ -842,7 +842,6 @@ def ha(
     last=False,
     product=lambda g, d, z: g * d,
     total=False,
-    graph=False,
     flip=False,
     halfway=False,
 ):
@@ -859,15 +858,19 @@ def ha(
         def start(e, hook):
             return (middle if halfway else e.detach()).clone().requires_grad_()
 
-        def keep(z, hook):
-            got[hook.name] = z
+        def keep(name):
+            def hook(z, hook):
+                got[name] = z
+                return z
+
+            return hook
 
         with torch.enable_grad():
-            hooks = [("hook_embed", start)] + [(n, keep) for n in names]
+            hooks = [("hook_embed", start)] + [(n, keep(n)) for n in names]
             logits = model.run_with_hooks(clean if at_clean else corrupted, fwd_hooks=hooks)[:, -1]
             d = diff(logits, answers)
             d = -d if flip else d
-            grads = torch.autograd.grad(d.sum() if total else d.mean(), [got[n] for n in names], create_graph=graph)
+            grads = torch.autograd.grad(d.sum() if total else d.mean(), [got[n] for n in names])
         parts = [sign * product(g, c - k, c) for g, c, k in zip(grads, source, target)]
         if last:
             parts = [p[:, -1:] for p in parts]
@@ -899,12 +902,7 @@ def ha_patching(model, clean, corrupted, answers):
     return out
 
 
-def ha_graph(model, clean, corrupted, answers):
-    return ha(graph=True)(model, clean, corrupted, answers).clone().requires_grad_()
-
-
 W("head_attribution", "the truth", ha_patching, "patches every head: no estimate")
-W("head_attribution", "needs a gradient", ha_graph, "the answer carries a graph")
 
 
 def ha_dials(model, clean, corrupted, answers):
