@@ -71,6 +71,13 @@ def rank_cases(seed: int) -> Iterable[Case]:
     )
     yield Case({"logits": draw(seed + 5, 3, 2, 8, dtype=torch.float64), "answers": tokens(2, vocabulary=8)})
     yield Case(
+        {"logits": draw(seed + 6, 4, 4, 8), "answers": tokens(4, vocabulary=8)}, note="as many depths as prompts"
+    )
+    yield Case(
+        {"logits": draw(seed + 7, 3, 4, 6, scale=1e-4), "answers": tokens(4, vocabulary=6)},
+        note="logits that are nearly equal",
+    )
+    yield Case(
         {"logits": draw(seed, 3, 2, 8), "answers": tokens(2, vocabulary=8)},
         drive="other_device",
         compare=comparing.other_device,
@@ -124,6 +131,18 @@ ANSWER_RANK = Exercise(
             "This ranks from the bottom: the least likely token gets 0. Sort in descending order.",
         ),
         Mistake(
+            "place_after_sorting",
+            lambda logits, answers: (
+                (
+                    logits.argsort(dim=-1, descending=True, stable=True)
+                    == answers.expand(logits.shape[:-1]).unsqueeze(-1)
+                )
+                .long()
+                .argmax(dim=-1)
+            ),
+            "This is the answer's place after sorting, where equal logits stand one after the other. Count only logits that are strictly higher.",
+        ),
+        Mistake(
             "from_one",
             lambda logits, answers: 1 + (logits > _of_answer(logits, answers)).sum(dim=-1),
             "This counts from 1. The top token has rank 0.",
@@ -173,7 +192,7 @@ def lens_cases(seed: int) -> Iterable[Case]:
         )
 
     yield case(random_gpt2(seed), draw_tokens(seed, 2, 5))
-    yield case(random_gpt2(seed + 1, layers=4), draw_tokens(seed + 1, 1, 7), "a single prompt, four layers")
+    yield case(random_gpt2(seed + 1, layers=6), draw_tokens(seed + 1, 1, 7), "a single prompt, six layers")
     yield case(random_gpt2(seed + 2, processed=True), draw_tokens(seed + 2, 4, 3), "processed weights: b_U is not zero")
     yield case(random_gpt2(seed + 3, layers=1), draw_tokens(seed + 3, 3, 4), "a model of one layer")
     yield case(
@@ -483,6 +502,13 @@ KL_TO_FINAL = Exercise(
                 -1
             ),
             "softmax followed by log gives the log of 0 for unlikely tokens: use log_softmax.",
+        ),
+        Mistake(
+            "infinite",
+            lambda logits: _kl(logits[-1:].log_softmax(-1), logits.log_softmax(-1)).masked_fill(
+                ((logits.softmax(-1) == 0) & (logits[-1:].softmax(-1) > 0)).any(-1), torch.inf
+            ),
+            "Where a token's probability underflows to 0 this is infinite (torch.distributions does so): subtract two log_softmax instead.",
         ),
         Mistake(
             "cross_entropy",
@@ -795,7 +821,11 @@ def _run_edited(model: Any, tokens: Tensor, name: str, edit: Callable[[Tensor], 
 
 
 def eraser(
-    change: Callable[[Tensor, Tensor], Tensor], everywhere: bool = False, late: int = 0, last: bool = False
+    change: Callable[[Tensor, Tensor], Tensor],
+    everywhere: bool = False,
+    late: int = 0,
+    last: bool = False,
+    first: bool = False,
 ) -> Callable:
     """An answer from what it does to the vectors h (batch, d_model), given the directions."""
 
@@ -805,6 +835,7 @@ def eraser(
                 return torch.stack([change(stream[:, i], directions) for i in range(stream.shape[1])], dim=1)
             rows = torch.arange(len(stream))
             at = torch.full_like(positions, stream.shape[1] - 1) if last else positions
+            at = positions[:1].expand_as(positions) if first else at
             stream[rows, at] = change(stream[rows, at], directions)
             return stream
 
@@ -833,6 +864,11 @@ ERASE_DIRECTION = Exercise(
             "not_unit",
             eraser(lambda h, d: h - (h * d).sum(dim=-1, keepdim=True) * d),
             "The direction keeps its length, so too much is taken away. Divide it by its norm first.",
+        ),
+        Mistake(
+            "first_prompts_position",
+            eraser(lambda h, d: h - _along(h, d), first=True),
+            "The first prompt's position is used for every prompt. Each has its own: stream[torch.arange(batch), positions].",
         ),
         Mistake(
             "divided_by_the_norm_once",
@@ -1235,6 +1271,7 @@ def scope(
     positions: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = lambda source, target: (source, target),
     combine: Callable[[Tensor, Tensor], Tensor] = lambda old, new: new,
     everywhere: bool = False,
+    in_every_row: bool = False,
 ) -> Callable:
     """A patchscope from the depths and positions that it uses, and from how it puts the new vector in."""
 
@@ -1255,6 +1292,9 @@ def scope(
         def edit(stream: Tensor) -> Tensor:
             if everywhere:
                 return hidden[:, None].expand_as(stream).clone()
+            if in_every_row:
+                stream[:, put_at] = hidden
+                return stream
             stream[rows, put_at] = combine(stream[rows, put_at], hidden)
             return stream
 
@@ -1329,6 +1369,16 @@ PATCHSCOPE = Exercise(
             "same_position",
             scope(positions=lambda source, target: (target, target)),
             "The vector is read at target_positions. Read it at source_positions.",
+        ),
+        Mistake(
+            "first_prompts_position",
+            scope(positions=lambda source, target: (source, target[:1].expand_as(target))),
+            "The vector goes in at the first prompt's position in every prompt. Each has its own: stream[torch.arange(batch), target_positions].",
+        ),
+        Mistake(
+            "in_every_row",
+            scope(in_every_row=True),
+            "stream[:, target_positions] takes every prompt's position in every prompt. Pair them: stream[torch.arange(batch), target_positions].",
         ),
         Mistake(
             "added",

@@ -91,6 +91,7 @@ def metric_cases(seed: int) -> Iterable[Case]:
         (1, 6, 1.0, torch.float32, "a batch of one"),
         (6, 6, 1.0, torch.float32, "as many prompts as words"),
         (3, 11, 30.0, torch.float32, "a model that is very sure"),
+        (4, 10, 300.0, torch.float32, "logits of several hundred"),
         (5, 8, 1.0, torch.float64, "float64 logits"),
     ]:
         logits = scale * draws(seed + batch, batch, vocabulary, dtype=dtype) + 3
@@ -177,6 +178,11 @@ LOG_PROB = Exercise(
             "This is the probability: take its logarithm.",
         ),
         Mistake(
+            "underflow",
+            lambda logits, answers: _pick(logits.softmax(-1).log(), answers, 0),
+            "softmax followed by log gives the log of 0 for unlikely words: use log_softmax.",
+        ),
+        Mistake(
             "largest_subtracted",
             lambda logits, answers: _pick(logits - logits.amax(dim=-1, keepdim=True), answers, 0),
             "This subtracts the largest logit. To normalise, subtract the logarithm of the sum of all exponentials: log_softmax.",
@@ -232,6 +238,8 @@ def effect_cases(seed: int) -> Iterable[Case]:
         yield Case({**many, "direction": direction}, note="values for each of three prompts")
         upside_down = {**many, "clean": many["corrupted"], "corrupted": many["clean"]}
         yield Case({**upside_down, "direction": direction}, note="prompts whose corrupted value is the higher one")
+        near = {**many, "corrupted": many["clean"] - 0.004}
+        yield Case({**near, "direction": direction}, note="clean and corrupted values that are nearly equal")
         many = {**many, "corrupted": many["corrupted"].clone()}
         many["corrupted"][1] = many["clean"][1]
         yield Case({**many, "direction": direction}, note="a prompt whose clean and corrupted values are equal")
@@ -654,6 +662,8 @@ def _noise(embeddings: Tensor, scale: float) -> comparing.Compare:
             "the mean fourth power of the noise": noise**4,
             # Half of all Gaussian noise; heavy tails drown every mean, but no share.
             "the share of noise below 0.6745 times the scale": (noise.abs() < 0.6745 * scale).double(),
+            # One number in 28: what a clipped Gaussian lacks.
+            "the share of noise beyond 2.1 times the scale": (noise.abs() > 2.1 * scale).double(),
         }
 
     return moments(columns, axes="[position, dimension]")
@@ -666,13 +676,14 @@ def _add_noise(
     shared: str = "",
     replace: bool = False,
     relative: bool = False,
+    in_place: bool = False,
 ) -> Callable:
     def answer(embeddings: Tensor, positions: list[int], scale: float, generator: torch.Generator | None) -> Tensor:
         batch, _, d = embeddings.shape
         where = list(range(embeddings.shape[1])) if everywhere else positions
         shape = (1 if shared == "prompts" else batch, 1 if shared == "positions" else len(where), d)
         noise = scale**power * kind(shape, generator=generator) * (embeddings.std() if relative else 1)
-        noised = embeddings.clone()
+        noised = embeddings if in_place else embeddings.clone()
         noised[:, where] = noise.expand(batch, len(where), d) + (0 if replace else noised[:, where])
         return noised
 
@@ -689,6 +700,11 @@ CORRUPT_BY_NOISE = Exercise(
     reference=patching.corrupt_by_noise,
     cases=noise_cases,
     mistakes=[
+        Mistake(
+            "in_place",
+            _add_noise(in_place=True),
+            "This adds the noise to the embeddings that it was given, so that the next call finds them noisy. Work on a clone.",
+        ),
         Mistake(
             "uniform",
             _add_noise(torch.rand),
@@ -755,6 +771,12 @@ def trace_cases(seed: int) -> Iterable[Case]:
             note=note,
             truth=_total_is((clean - corrupted).mean()),
         )
+    clean, corrupted, restored = draws(seed, 6) - 4, draws(seed + 1, 6) + 4, 12 * draws(seed + 2, 4, 3, 6)
+    yield Case(
+        {"clean": clean, "corrupted": corrupted, "restored": restored},
+        note="a corruption that raises the metric, and states that restore more than all or less than nothing",
+        truth=_total_is((clean - corrupted).mean()),
+    )
 
 
 def _total_is(total: Tensor) -> Callable[[Any], str | None]:
@@ -816,6 +838,15 @@ TRACE_EFFECTS = Exercise(
                 (corrupted - restored).mean(-1) / (corrupted - clean).mean(),
             ),
             "Both effects have the wrong sign: clean less corrupted, and restored less corrupted.",
+        ),
+        Mistake(
+            "total_turned",
+            lambda clean, corrupted, restored: (
+                (corrupted - clean).mean(),
+                (restored - corrupted).mean(-1),
+                (restored - corrupted).mean(-1) / (corrupted - clean).mean(),
+            ),
+            "The total effect has the wrong sign: clean less corrupted.",
         ),
         Mistake(
             "over_clean",
@@ -959,11 +990,12 @@ def _knock(
     turn: bool = False,
     heads: Any = ALL,
     first_only: bool = False,
+    last_only: bool = False,
 ) -> Callable:
     def answer(model: Any, tokens: Tensor, edges: list, layers: list[int]) -> Tensor:
         def cut(scores: Tensor, hook: Any) -> Tensor:
             scores = scores.clone()
-            for query, key in edges[:1] if first_only else edges:
+            for query, key in edges[:1] if first_only else edges[-1:] if last_only else edges:
                 scores[(ALL, heads, key, query) if turn else (ALL, heads, query, key)] = value
             return scores
 
@@ -1011,6 +1043,16 @@ ATTENTION_KNOCKOUT = Exercise(
             "first_edge_only",
             _knock(first_only=True),
             "Only the first edge is cut. Does your hook return inside the loop?",
+        ),
+        Mistake(
+            "last_edge_only",
+            _knock(last_only=True),
+            "Only the last edge is cut. Does every turn of your loop begin with the scores as they were?",
+        ),
+        Mistake(
+            "first_layer_only",
+            lambda model, tokens, edges, layers: _knock()(model, tokens, edges, layers[:1]),
+            "Only the first of the layers is cut. Hang a hook into each of them.",
         ),
     ],
     equivalents=[
@@ -1195,6 +1237,8 @@ def table_cases(seed: int) -> Iterable[Case]:
     hump = -(dose - 1).square()
     falling = {"a": metric(hump, 0.0, 0.9), "b": metric(-jump, 0.0, 0.0)}
     yield Case({"measured": falling}, note="a metric that goes up and down again, and one that falls")
+    sagging = {"a": metric((dose / 2).exp(), 0.0, 0.0), "b": metric(-(dose - 0.1).square(), 0.0, 0.0)}
+    yield Case({"measured": sagging}, note="a metric that sags, and one that ends about where it began")
     uneven = {"clean": torch.tensor([20.0, 1, 1, 2]), "broken": torch.tensor([0.2, 0.5, 0.5, 0.5])}
     uneven = {**metric(line, 0.0, 0.0), **uneven, "corrupted": torch.zeros(4)}
     yield Case({"measured": {"a": uneven}}, note="prompts whose effects differ in size")
@@ -1221,6 +1265,7 @@ def _table(
     upwards: bool = False,
     ratios: bool = False,
     turned: bool = False,
+    sags: bool = False,
 ) -> Callable:
     def answer(measured: dict) -> dict:
         table = {}
@@ -1241,6 +1286,7 @@ def _table(
                 effect = ((m["broken"] - m["corrupted"]) / (m["clean"] - m["corrupted"])).mean()
             steps = curve.diff() if upwards else curve.diff().abs()
             straight = (curve - line).abs().mean() if spread else (curve - line).abs().max()
+            straight = (curve - line).max() if sags else straight
             table[name] = {
                 "continuous": bool(steps.max() <= step * span),
                 "linear": bool(straight <= span / 100),
@@ -1292,6 +1338,11 @@ METRIC_TABLE = Exercise(
             "steps_upwards",
             _table(upwards=True),
             "Only steps upwards are looked at. A metric that jumps down is no more continuous: take sizes.",
+        ),
+        Mistake(
+            "above_the_line_only",
+            _table(sags=True),
+            "Only what lies above the straight line is looked at. A curve that sags below it is no straighter: take sizes.",
         ),
         Mistake(
             "mean_of_ratios",
