@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechlib import ioi
+from mechlib import circuits, heads, ioi
 from mechlib.checker import Case, Exercise, Mistake, Recipe
 
 CHAPTER = "05_ioi"
@@ -139,62 +139,61 @@ MEAN_LOGIT_DIFF = Exercise(
 
 def mover_cases(seed: int) -> Iterable[Case]:
     for k, (batch, length, sizes) in enumerate(
-        [(5, 9, {}), (1, 7, {}), (4, 10, {"processed": True}), (3, 8, {"attention_only": True, "heads": 3})]
+        [(5, 9, {}), (1, 7, {}), (4, 10, {"processed": True}), (6, 8, {"attention_only": True, "heads": 3})]
     ):
-        model, tokens = random_gpt2(seed + k, **sizes), ids(seed + k, batch, length)
+        model, tokens, at = (
+            random_gpt2(seed + k, **sizes),
+            ids(seed + k, batch, length),
+            places(seed + k, batch, length),
+        )
         yield Case(
             {
                 "model": model,
                 "cache": run_of(model, tokens),
                 "answers": pairs(seed + k, batch),
-                "at": places(seed + k, batch, length),
+                "io": at["io"],
+                "end": at["end"],
             },
             note="a batch of one" if batch == 1 else "",
         )
 
 
 def _movers(
-    look: Callable[[Tensor, dict], Tensor] | None = None,
-    end: Callable[[dict], Tensor] = lambda at: at["end"],
+    look: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    last: Callable[[Tensor], Tensor] = lambda end: end,
     direction: Callable[[Tensor, Tensor], Tensor] = lambda W, answers: (W[:, answers[:, 0]] - W[:, answers[:, 1]]).T,
     weight: bool = True,
     centre: bool = True,
-    scale: str = "own",
+    scale: bool = True,
     average_first: bool = False,
-    mean: bool = True,
+    mean: bool = False,
+    axes: str = "head batch",
 ) -> Callable:
     """name_mover_score with one thing done otherwise."""
 
-    def answer(model: Any, cache: Any, answers: Tensor, at: dict) -> Any:
-        rows, last = torch.arange(len(answers)), end(at)
+    def answer(model: Any, cache: Any, answers: Tensor, io: Tensor, end: Tensor) -> Any:
+        rows, at = torch.arange(len(answers)), last(end)
         reader = direction(model.W_U, answers)
         if weight:
             reader = reader * model.ln_final.weight
         if centre:
             reader = reader - reader.mean(-1, keepdim=True)
-        scales = cache["ln_final.hook_scale"]
-        reader = {
-            "own": lambda: reader / scales[rows, last],
-            "none": lambda: reader,
-            "last": lambda: reader / scales[:, -1],
-        }[scale]()
+        if scale:
+            reader = reader / cache["ln_final.hook_scale"][rows, at]
         looks, writes = [], []
         for layer in range(model.cfg.n_layers):
             pattern = cache["pattern", layer]
-            seen = look(pattern, at) if look else pattern[rows, :, at["end"], at["io"]]
-            said = torch.einsum("bhd,hdm->bhm", cache["z", layer][rows, last], model.W_O[layer])
+            seen = look(pattern, end, io) if look else pattern[rows, :, end, io]
+            said = torch.einsum("bhd,hdm->bhm", cache["z", layer][rows, at], model.W_O[layer])
             if average_first:
                 said = said.mean(0, keepdim=True).expand_as(said)
             wrote = torch.einsum("bhm,bm->bh", said, reader)
-            looks.append(seen.mean(0) if mean else seen.T)
-            writes.append(wrote.mean(0) if mean else wrote.T)
-        return torch.stack(looks), torch.stack(writes)
+            looks.append(seen.T if axes == "head batch" else seen)
+            writes.append(wrote.T if axes == "head batch" else wrote)
+        both = torch.stack(looks), torch.stack(writes)
+        return tuple(x.mean(-1) for x in both) if mean else both
 
     return answer
-
-
-def _rows(at: dict) -> Tensor:
-    return torch.arange(len(at["end"]))
 
 
 NAME_MOVER_SCORE = Exercise(
@@ -204,27 +203,22 @@ NAME_MOVER_SCORE = Exercise(
     points=3,
     minutes=25,
     difficulty=3,
-    reference=ioi.name_mover_score,
+    reference=heads.name_mover_score,
     cases=mover_cases,
     mistakes=[
         Mistake(
-            "looks_at_s1",
-            _movers(look=lambda pattern, at: pattern[_rows(at), :, at["end"], at["s1"]]),
-            "Your attention is paid to S1. A name mover looks at IO, the name that is not repeated.",
-        ),
-        Mistake(
             "turned_round",
-            _movers(look=lambda pattern, at: pattern[_rows(at), :, at["io"], at["end"]]),
+            _movers(look=lambda pattern, end, io: pattern[torch.arange(len(end)), :, io, end]),
             "Query and key are exchanged. A pattern is [batch, head, query, key], and the one who looks, END, is the query.",
         ),
         Mistake(
             "last_position",
-            _movers(end=lambda at: torch.full_like(at["end"], -1), scale="last"),
-            'This takes what is written at the last position of the batch. Prompts are padded: take at["end"].',
+            _movers(last=lambda end: torch.full_like(end, -1)),
+            "This takes what is written at the last position of the batch. Prompts are padded: each one's last token stands at its own `end`.",
         ),
         Mistake(
             "without_the_scale",
-            _movers(scale="none"),
+            _movers(scale=False),
             "The final LayerNorm's scale is missing: divide by cache['ln_final.hook_scale'], each prompt by its own.",
         ),
         Mistake(
@@ -240,8 +234,8 @@ NAME_MOVER_SCORE = Exercise(
         Mistake(
             "averaged_before_normalising",
             _movers(average_first=True),
-            "This averages what the heads write over the prompts and normalises the average. Every prompt has its own scale and its own names: "
-            "project first, average last.",
+            "This averages what a head writes over the prompts and normalises the average. Every prompt has its own scale and its own names: "
+            "normalise and project prompt by prompt.",
         ),
         Mistake(
             "answer_only",
@@ -253,35 +247,43 @@ NAME_MOVER_SCORE = Exercise(
             _movers(direction=lambda W, answers: (W[:, answers[:, 1]] - W[:, answers[:, 0]]).T),
             "What is written has the wrong sign: IO (column 0 of the answers) less S.",
         ),
+        Mistake(
+            "averaged",
+            _movers(mean=True),
+            "These are means over the prompts. Return both numbers for every prompt: the scatter needs them.",
+        ),
     ],
     equivalents=[
         _movers(),
-        lambda model, cache, answers, at: _movers_in_a_loop(model, cache, answers, at),
+        lambda model, cache, answers, io, end: _movers_in_a_loop(model, cache, answers, io, end),
     ],
     hints=[
-        "Two things a head: a number of its pattern, and what it writes at END, seen by the logits of two words.",
-        "The reader of the logit difference is W_U[:, io] - W_U[:, s], times the final LayerNorm's weight, centred, divided by that prompt's scale.",
-        "said = einsum('bhd,hdm->bhm', cache['z', layer][rows, end], model.W_O[layer]); wrote = einsum('bhm,bm->bh', said, reader).mean(0).",
+        "Two things a head and prompt: a number of its pattern, and what it writes at END, as the logits of two words see it.",
+        "What reads the logit difference is W_U[:, io] - W_U[:, s], times the final LayerNorm's weight, centred, divided by that prompt's scale.",
+        "said = einsum('bhd,hdm->bhm', cache['z', layer][rows, end], model.W_O[layer]); wrote = einsum('bhm,bm->hb', said, reader).",
     ],
 )
 
 
-def _movers_in_a_loop(model: Any, cache: Any, answers: Tensor, at: dict) -> Any:
-    layers, heads, batch = model.cfg.n_layers, model.cfg.n_heads, len(answers)
-    looks, writes = torch.zeros(2, layers, heads)
+def _movers_in_a_loop(model: Any, cache: Any, answers: Tensor, io: Tensor, end: Tensor) -> Any:
+    layers, n_heads, batch = model.cfg.n_layers, model.cfg.n_heads, len(answers)
+    looks, writes = torch.zeros(2, layers, n_heads, batch)
     for layer in range(layers):
-        for head in range(heads):
+        for head in range(n_heads):
             for i in range(batch):
-                end = at["end"][i]
-                looks[layer, head] += cache["pattern", layer][i, head, end, at["io"][i]] / batch
-                said = cache["z", layer][i, end, head] @ model.W_O[layer, head]
-                said = (said - said.mean()) / cache["ln_final.hook_scale"][i, end] * model.ln_final.weight
+                looks[layer, head, i] = cache["pattern", layer][i, head, end[i], io[i]]
+                said = cache["z", layer][i, end[i], head] @ model.W_O[layer, head]
+                said = (said - said.mean()) / cache["ln_final.hook_scale"][i, end[i]] * model.ln_final.weight
                 right, wrong = said @ model.W_U[:, answers[i]]
-                writes[layer, head] += (right - wrong) / batch
+                writes[layer, head, i] = right - wrong
     return looks, writes
 
 
-# ------------------------------------------------------------------------------------------------- s_inhibition_score
+# ------------------------------------------------------------------------------------------------- second_mention_score
+
+
+def _rows(at: dict) -> Tensor:
+    return torch.arange(len(at["end"]))
 
 
 def inhibition_cases(seed: int) -> Iterable[Case]:
@@ -308,14 +310,14 @@ def _less(one: Callable, other: Callable) -> Callable:
     return lambda cache, n_layers, at: (one(cache, n_layers, at) - other(cache, n_layers, at)).mean(dim=1)
 
 
-S_INHIBITION_SCORE = Exercise(
-    id="ioi.s_inhibition_score",
+SECOND_MENTION_SCORE = Exercise(
+    id="ioi.second_mention_score",
     chapter=CHAPTER,
     title="Who looks at the second mention?",
     points=1,
     minutes=10,
     difficulty=2,
-    reference=ioi.s_inhibition_score,
+    reference=ioi.second_mention_score,
     cases=inhibition_cases,
     mistakes=[
         Mistake(
@@ -387,13 +389,9 @@ def path_cases(seed: int) -> Iterable[Case]:
     for k, (batch, length, senders, mlps, sizes) in enumerate(
         [
             (3, 7, [(0, 1)], "frozen", {}),
-            (3, 6, [(0, 1)], "recomputed", {}),
             (1, 5, [(1, 0)], "recomputed", {}),
             (2, 6, [(0, 0), (1, 1), (0, 1)], "recomputed", {}),
-            (2, 5, [(2, 1), (0, 0)], "frozen", {}),
             (2, 5, [(3, 0)], "recomputed", {"layers": 4}),
-            (2, 5, [(1, 1)], "frozen", {"processed": True}),
-            (2, 6, [(0, 2)], "recomputed", {"attention_only": True, "heads": 3}),
         ]
     ):
         model = random_gpt2(seed + k, **sizes)
@@ -408,7 +406,7 @@ def path_cases(seed: int) -> Iterable[Case]:
             },
             note=f"MLPs {mlps}" + (", a batch of one" if batch == 1 else ""),
         )
-    for head, mlps, expected in [(0, "frozen", -4), (0, "recomputed", 4), (1, "frozen", 4), (1, "recomputed", 4)]:
+    for head, mlps, expected in [(0, "recomputed", 4), (1, "frozen", 4)]:
         yield _by_hand(head, mlps, expected)
 
 
@@ -499,9 +497,7 @@ def _path_with_the_old_scale(model: Any, cache: Any, source_cache: Any, senders:
     return model.unembed(normed * model.ln_final.weight + model.ln_final.bias)
 
 
-DIRECTION = (
-    "This goes in the wrong direction: the run that is changed is that of `cache`, and the senders' outputs come from `source_cache`."
-)
+DIRECTION = "This goes in the wrong direction: the run that is changed is that of `cache`, and the senders' outputs come from `source_cache`."
 OTHER_MLPS = 'The two conventions are exchanged: with "frozen" every MLP keeps what it said in `cache`, with "recomputed" they respond.'
 
 PATH_PATCH = Exercise(
@@ -600,12 +596,10 @@ def receiver_cases(seed: int) -> Iterable[Case]:
     for k, (batch, length, senders, receivers, mlps, sizes) in enumerate(
         [
             (3, 7, [(0, 1)], [(1, 0, "q")], "frozen", {}),
-            (3, 6, [(0, 0)], [(1, 1, "k")], "recomputed", {}),
             (2, 6, [(0, 1)], [(2, 0, "v")], "recomputed", {}),
             (1, 6, [(0, 0), (1, 1)], [(2, 1, "v"), (2, 0, "q")], "frozen", {}),
             (2, 7, [(0, 1)], [(1, 0, "v"), (2, 1, "k"), (2, 1, "v")], "recomputed", {}),
             (2, 6, [(1, 0)], [(1, 1, "v")], "recomputed", {}),
-            (2, 6, [(0, 2)], [(1, 0, "v")], "frozen", {"attention_only": True, "heads": 3}),
         ]
     ):
         model = random_gpt2(seed + k, **sizes)
@@ -620,14 +614,11 @@ def receiver_cases(seed: int) -> Iterable[Case]:
                 "receivers": receivers,
                 "mlps": mlps,
             },
-            note={5: "a receiver in the sender's own layer, which cannot hear it"}.get(k, f"MLPs {mlps}"),
+            note={4: "a receiver in the sender's own layer, which cannot hear it"}.get(k, f"MLPs {mlps}"),
         )
     for sender, receiver, expected in [
         ((0, 1), (1, 0, "v"), 4),
-        ((0, 1), (1, 2, "v"), -4),
-        ((1, 0), (2, 1, "v"), 4),
         ((1, 0), (2, 1, "k"), -4),
-        ((0, 1), (2, 1, "v"), -4),
     ]:
         yield _diamond(sender, receiver, expected)
 
@@ -657,7 +648,9 @@ def _diamond(sender: tuple[int, int], receiver: tuple[int, int, str], expected: 
 
 
 def _to_receivers(
-    seen: Callable[[Any, list[Tensor], int], Tensor] = lambda model, streams, layer: model.blocks[layer].ln1(streams[layer]),
+    seen: Callable[[Any, list[Tensor], int], Tensor] = lambda model, streams, layer: model.blocks[layer].ln1(
+        streams[layer]
+    ),
     part_of: Callable[[str], str] = lambda part: part,
     bias: bool = True,
     all_heads: bool = False,
@@ -848,6 +841,7 @@ def _receivers_one_by_one(
 
     return model.run_with_hooks(tokens, fwd_hooks=[(name, partial(put, changes=c)) for name, c in by_hook.items()])
 
+
 # ---------------------------------------------------------------------------------------------------- precision_recall
 
 
@@ -863,22 +857,22 @@ def sets_cases(seed: int) -> Iterable[Case]:
         ([], truth, "nothing found"),
         ([(3, 0), (1, 0)], [(0, 3), (1, 0), (0, 1)], "layer and head in another order"),
     ]:
-        yield Case({"found": found, "truth": true}, note=note)
+        yield Case({"found": found, "true": true}, note=note)
 
 
-def _scores(found: Any, truth: Any) -> tuple[float, float]:
-    found, truth = set(found), set(truth)
-    hits = len(found & truth)
-    return (hits / len(found) if found else 1.0), hits / len(truth)
+def _scores(found: Any, true: Any) -> tuple[float, float]:
+    found, true = set(found), set(true)
+    hits = len(found & true)
+    return (hits / len(found) if found else 0.0), hits / len(true)
 
 
-def _counted(found: Any, truth: Any) -> tuple[float, float]:
-    hits = sum(node in truth for node in found)
-    return (hits / len(found) if found else 1.0), hits / len(truth)
+def _counted(found: Any, true: Any) -> tuple[float, float]:
+    hits = sum(node in true for node in found)
+    return (hits / len(found) if found else 0.0), hits / len(true)
 
 
-def _any_order(found: Any, truth: Any) -> tuple[float, float]:
-    return _scores([tuple(sorted(node)) for node in found], [tuple(sorted(node)) for node in truth])
+def _any_order(found: Any, true: Any) -> tuple[float, float]:
+    return _scores([tuple(sorted(node)) for node in found], [tuple(sorted(node)) for node in true])
 
 
 PRECISION_RECALL = Exercise(
@@ -888,12 +882,12 @@ PRECISION_RECALL = Exercise(
     points=1,
     minutes=5,
     difficulty=1,
-    reference=ioi.precision_recall,
+    reference=circuits.precision_recall,
     cases=sets_cases,
     mistakes=[
         Mistake(
             "exchanged",
-            lambda found, truth: _scores(found, truth)[::-1],
+            lambda found, true: _scores(found, true)[::-1],
             "Precision and recall are exchanged. Precision is the share of what you found that is true.",
         ),
         Mistake(
@@ -902,21 +896,21 @@ PRECISION_RECALL = Exercise(
             "What is named twice counts twice here. Make sets first.",
         ),
         Mistake(
-            "nothing_is_zero",
-            lambda found, truth: (0.0, 0.0) if not found else _scores(found, truth),
-            "If nothing was found, nothing of it is wrong: the exercise asks for precision 1 then.",
+            "nothing_is_perfect",
+            lambda found, true: (1.0, 0.0) if not found else _scores(found, true),
+            "If nothing was found, the exercise asks for precision 0.",
         ),
         Mistake(
             "over_the_union",
-            lambda found, truth: (
-                len(set(found) & set(truth)) / len(set(found) | set(truth)),
-                len(set(found) & set(truth)) / len(set(truth)),
+            lambda found, true: (
+                len(set(found) & set(true)) / len(set(found) | set(true)),
+                len(set(found) & set(true)) / len(set(true)),
             ),
             "Your precision divides by the union of both sets. Divide by the number of things found.",
         ),
         Mistake(
             "percent",
-            lambda found, truth: tuple(100 * score for score in _scores(found, truth)),
+            lambda found, true: tuple(100 * score for score in _scores(found, true)),
             "These are percentages. Return shares between 0 and 1.",
         ),
         Mistake(
@@ -926,141 +920,154 @@ PRECISION_RECALL = Exercise(
         ),
         Mistake(
             "recall_over_the_union",
-            lambda found, truth: (
-                len(set(found) & set(truth)) / max(len(set(found)), 1),
-                len(set(found) & set(truth)) / len(set(found) | set(truth)),
+            lambda found, true: (
+                len(set(found) & set(true)) / max(len(set(found)), 1),
+                len(set(found) & set(true)) / len(set(found) | set(true)),
             ),
             "Your recall divides by the union of both sets. Divide by the number of things that are true.",
         ),
     ],
     equivalents=[
         _scores,
-        lambda found, truth: (
-            sum(node in truth for node in set(found)) / len(set(found)) if found else 1.0,
-            sum(node in found for node in set(truth)) / len(set(truth)),
+        lambda found, true: (
+            sum(node in true for node in set(found)) / len(set(found)) if found else 0.0,
+            sum(node in found for node in set(true)) / len(set(true)),
         ),
     ],
     hints=[
         "Both count the same hits, and divide by something else.",
-        "hits = len(set(found) & set(truth)).",
-        "hits / len(set(found)) if found else 1.0, and hits / len(set(truth)).",
+        "hits = len(set(found) & set(true)).",
+        "hits / len(set(found)) if found else 0.0, and hits / len(set(true)).",
     ],
 )
 
-# --------------------------------------------------------------------------------------------------- reference_means
+# ---------------------------------------------------------------------------------------------------------- role_means
 
 
-def references_cases(seed: int) -> Iterable[Case]:
-    for k, (samples, batch, length, sizes) in enumerate(
-        [(4, 3, 6, {}), (1, 2, 5, {}), (3, 1, 7, {}), (2, 4, 5, {"heads": 3, "attention_only": True})]
+def some_roles(seed: int, batch: int, length: int) -> list[list[str]]:
+    """A role for every position: s2 and end once in a prompt, the others here and there."""
+    at = places(seed, batch, length)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, 2, (batch, length), generator=generator).tolist()
+    named = [{int(at[role][i]): role for role in ("s2", "end")} for i in range(batch)]
+    return [[named[i].get(p, ("names", "rest")[drawn[i][p]]) for p in range(length)] for i in range(batch)]
+
+
+def mean_by_role_cases(seed: int) -> Iterable[Case]:
+    for k, (batch, length, width, note) in enumerate(
+        [
+            (4, 7, (2, 3), "heads"),
+            (3, 8, (5,), "an MLP"),
+            (1, 6, (3,), "a batch of one"),
+            (6, 6, (6,), "as many prompts as positions"),
+        ]
     ):
-        yield Case(
-            {"model": random_gpt2(seed + k, **sizes), "references": ids(seed + k, samples, batch, length)},
-            note={1: "one sample", 2: "a batch of one"}.get(k, ""),
-        )
+        activation = draws(seed + k, batch, length, *width) + torch.arange(length).view(-1, *[1] * len(width))
+        yield Case({"activation": activation, "roles": some_roles(seed + k, batch, length)}, note=note)
 
 
-def _mean_of(
-    references: Tensor, model: Any, over: Callable[[Tensor], Tensor], hooks: Sequence[str] = ("attn.hook_z", "hook_mlp_out")
-) -> dict[str, Tensor]:
-    samples, batch, length = references.shape
-    names = [f"blocks.{layer}.{hook}" for layer in range(model.cfg.n_layers) for hook in hooks]
-    _, cache = model.run_with_cache(references.flatten(0, 1), names_filter=names)
-    return {name: over(cache[name].unflatten(0, (samples, batch))) for name in names}
+def _is(role: str, roles: Any) -> Tensor:
+    return torch.tensor([[name == role for name in row] for row in roles])
 
 
-def _means(over: Callable[[Tensor], Tensor], **otherwise: Any) -> Callable:
-    return lambda model, references: _mean_of(references, model, over, **otherwise)
+def _by_role(mean: Callable[[Tensor, Tensor], Tensor]) -> Callable:
+    """Each role's positions get what `mean` makes of the activation and the role's mask."""
+
+    def answer(activation: Tensor, roles: Any) -> Tensor:
+        result = torch.zeros_like(activation)
+        for role in {name for row in roles for name in row}:
+            here = _is(role, roles)
+            result[here] = mean(activation, here)
+        return result
+
+    return answer
 
 
-REFERENCE_MEANS = Exercise(
-    id="ioi.reference_means",
+def _mean_of_prompt_means(activation: Tensor, here: Tensor) -> Tensor:
+    return torch.stack([row[mask].mean(dim=0) for row, mask in zip(activation, here) if mask.any()]).mean(dim=0)
+
+
+def _within_each_prompt(activation: Tensor, roles: Any) -> Tensor:
+    return torch.cat(
+        [_by_role(lambda x, here: x[here].mean(dim=0))(x[None], [row]) for x, row in zip(activation, roles)]
+    )
+
+
+ROLE_MEANS = Exercise(
+    id="ioi.role_means",
     chapter=CHAPTER,
-    title="What does every component say on average?",
+    title="What does a component say on average?",
     points=2,
     minutes=15,
     difficulty=2,
-    reference=ioi.reference_means,
-    cases=references_cases,
+    reference=ioi.role_means,
+    cases=mean_by_role_cases,
     mistakes=[
         Mistake(
-            "over_the_prompts_too",
-            _means(lambda x: x.mean(dim=(0, 1))),
-            "This averages over the prompts too. Their words stand at other positions: only the samples of the same prompt line up.",
+            "by_position",
+            lambda activation, roles: activation.mean(dim=0, keepdim=True).expand_as(activation).clone(),
+            "This averages position by position. The same position has other roles in other prompts: average over the positions with the same role.",
         ),
         Mistake(
-            "over_the_prompts",
-            _means(lambda x: x.mean(dim=1)),
-            "This averages over the prompts and keeps the samples. The samples are the first axis: average over them.",
+            "one_mean",
+            lambda activation, roles: activation.mean(dim=(0, 1)).expand_as(activation).clone(),
+            "Every position gets the same mean here. Each role has its own.",
         ),
         Mistake(
-            "over_the_positions_too",
-            _means(lambda x: x.mean(dim=(0, 2), keepdim=True)[0].expand_as(x[0])),
-            "This averages over the positions too, so that every word says the same. Each position keeps its own mean.",
-        ),
-        Mistake("summed", _means(lambda x: x.sum(dim=0)), "This is the sum over the samples. Divide by their number."),
-        Mistake(
-            "one_sample",
-            _means(lambda x: x[0]),
-            "This is the first sample alone: that would be a resample ablation. Average over all samples.",
+            "within_each_prompt",
+            _within_each_prompt,
+            "This averages within each prompt, so that it still knows about its own prompt. Average over all prompts.",
         ),
         Mistake(
-            "no_mlps",
-            _means(lambda x: x.mean(dim=0), hooks=("attn.hook_z",)),
-            'The MLPs are missing: f"blocks.{layer}.hook_mlp_out" for every layer.',
+            "mean_of_means",
+            _by_role(_mean_of_prompt_means),
+            "This averages within prompts first and then over them. Prompts that have a role more often should count more: take one mean over all of its positions.",
         ),
         Mistake(
-            "whole_attention",
-            _means(lambda x: x.mean(dim=0), hooks=("hook_attn_out", "hook_mlp_out")),
-            'This takes the whole attention\'s output. Heads are told apart before W_O: f"blocks.{layer}.attn.hook_z".',
+            "over_the_features_too",
+            _by_role(lambda x, here: x[here].mean()),
+            "This averages over the features as well, which leaves one number for a whole vector.",
+        ),
+        Mistake(
+            "summed",
+            _by_role(lambda x, here: x[here].sum(dim=0)),
+            "This is the sum over a role's positions. Divide by their number.",
+        ),
+        Mistake(
+            "first_one",
+            _by_role(lambda x, here: x[here][0]),
+            "This takes the first position with the role: that would be a resample ablation. Take the mean.",
         ),
     ],
     equivalents=[
-        _means(lambda x: x.mean(dim=0)),
-        lambda model, references: _running_means(model, references),
+        _by_role(lambda x, here: x[here].mean(dim=0)),
+        lambda activation, roles: torch.stack(
+            [torch.stack([activation[_is(role, roles)].mean(dim=0) for role in row]) for row in roles]
+        ),
     ],
     hints=[
-        "Run the model once for each sample, and keep two hooks of every layer.",
-        "The hooks are f'blocks.{layer}.attn.hook_z' and f'blocks.{layer}.hook_mlp_out'; run_with_cache takes names_filter=names.",
-        "{name: torch.stack([cache[name] for cache in caches]).mean(dim=0) for name in names}.",
+        "Go through the roles. Each has a mask [batch, position] of the positions that have it.",
+        "where(roles, role) is that mask; activation[mask] has shape (n, ...), one row for every such position.",
+        "means[here] = activation[here].mean(dim=0), on a tensor made by torch.empty_like.",
     ],
 )
-
-
-def _running_means(model: Any, references: Tensor) -> dict[str, Tensor]:
-    total: dict[str, Tensor] = {}
-    for tokens in references:
-        _, cache = model.run_with_cache(tokens)
-        for layer in range(model.cfg.n_layers):
-            for name in (f"blocks.{layer}.attn.hook_z", f"blocks.{layer}.hook_mlp_out"):
-                total[name] = total.get(name, 0) + cache[name] / len(references)
-    return total
-
 
 # ----------------------------------------------------------------------------------------------------------- knock_out
 
 
-def task(seed: int, batch: int, length: int, layers: int = 3, heads: int = 2, d_head: int = 5) -> dict[str, Any]:
-    """A task of random prompts, with means and roles that divide the positions."""
-    at = places(seed, batch, length)
-    where = torch.arange(length)
-    roles = {role: where == at[role][:, None] for role in ("s2", "end")}
-    roles["rest"] = ~(roles["s2"] | roles["end"])
-    means = {}
+def values_of(
+    seed: int, batch: int, length: int, layers: int = 3, n_heads: int = 2, d_head: int = 5
+) -> dict[str, Tensor]:
+    """What every component is to say instead, by hook."""
+    values = {}
     for layer in range(layers):
-        means[f"blocks.{layer}.attn.hook_z"] = draws(seed + layer, batch, length, heads, d_head)
-        means[f"blocks.{layer}.hook_mlp_out"] = draws(seed + layer + 50, batch, length, heads * d_head)
-    return {
-        "tokens": ids(seed, batch, length),
-        "means": means,
-        "roles": roles,
-        "answers": pairs(seed, batch),
-        "end": at["end"],
-    }
+        values[f"blocks.{layer}.attn.hook_z"] = draws(seed + layer, batch, length, n_heads, d_head)
+        values[f"blocks.{layer}.hook_mlp_out"] = draws(seed + layer + 50, batch, length, n_heads * d_head)
+    return values
 
 
 NODES: list[Any] = [
-    (layer, part, role) for layer in range(3) for part in (0, 1, "mlp") for role in ("s2", "end", "rest")
+    (layer, part, role) for layer in range(3) for part in (0, 1, "mlp") for role in ("s2", "end", "names", "rest")
 ]
 
 
@@ -1070,77 +1077,93 @@ def some_nodes(seed: int, n: int) -> list[Any]:
 
 
 def knock_out_cases(seed: int) -> Iterable[Case]:
-    for k, (batch, length, keep, note) in enumerate(
+    kept = some_nodes(seed, 16)
+    for k, (batch, length, keep, drop, note) in enumerate(
         [
-            (3, 8, some_nodes(seed, 12), ""),
-            (1, 7, some_nodes(seed + 1, 8), "a batch of one"),
-            (2, 7, [], "nothing is kept"),
-            (2, 8, list(NODES), "everything is kept"),
-            (4, 9, [(0, 1, "s2"), (0, 1, "end"), (2, 0, "rest"), (1, "mlp", "end"), (1, 0, "s2")], ""),
-            (2, 7, [(layer, head, "rest") for layer in range(3) for head in range(2)], "heads only"),
-            (2, 7, [(layer, "mlp", role) for layer in range(3) for role in ("s2", "rest", "end")], "MLPs only"),
+            (3, 8, kept, [], ""),
+            (1, 7, some_nodes(seed + 1, 11), [], "a batch of one"),
+            (2, 7, [], [], "nothing is kept"),
+            (2, 8, None, some_nodes(seed + 2, 6), "all is kept but what is dropped"),
+            (2, 7, kept, kept[3:8], "what is kept and dropped is dropped"),
+            (4, 9, [(0, 1, "s2"), (0, 1, "end"), (2, 0, "rest"), (1, "mlp", "end"), (1, 0, "s2")], [], ""),
+            (2, 7, [n for n in NODES if n[1] == "mlp"], [], "all MLPs"),
         ]
     ):
-        given = task(seed + k, batch, length)
         yield Case(
             {
                 "model": random_gpt2(seed + k),
-                "tokens": given["tokens"],
-                "means": given["means"],
+                "tokens": ids(seed + k, batch, length),
+                "values": values_of(seed + k, batch, length),
                 "keep": keep,
-                "roles": given["roles"],
+                "drop": drop,
+                "roles": all_four(seed + k, batch, length),
             },
             note=note,
         )
 
 
+def all_four(seed: int, batch: int, length: int) -> list[list[str]]:
+    """Roles, of which each occurs at least once."""
+    roles = some_roles(seed, batch, length)
+    free = [p for p in range(length) if roles[0][p] not in ("s2", "end")]
+    roles[0][free[0]], roles[0][free[1]] = "names", "rest"
+    return roles
+
+
 def _knock(
-    kept: Callable[[dict, Any, Any], bool] = lambda roles, node, keep: node in keep,
     invert: bool = False,
-    mlps: bool = True,
+    dropped: bool = True,
+    only: str = "",
     value: Callable[[Tensor], Tensor] = lambda mean: mean,
     every_role: bool = False,
     last_role: bool = False,
 ) -> Callable:
     """knock_out with one thing done otherwise."""
 
-    def answer(model: Any, tokens: Tensor, means: dict, keep: Any, roles: dict) -> Tensor:
-        def mask(layer: int, part: Any) -> Tensor:
-            own = torch.zeros_like(tokens, dtype=torch.bool)
-            for role, where in roles.items():
-                if (layer, part, role) in keep or (
-                    every_role and any((layer, part, other) in keep for other in roles)
-                ):
-                    own = where if last_role else own | where
+    def answer(model: Any, tokens: Tensor, values: dict, keep: Any, drop: Any, roles: Any) -> Tensor:
+        names = {name for row in roles for name in row}
+
+        def works(layer: int, part: Any) -> Tensor:
+            own = torch.full_like(tokens, keep is None, dtype=torch.bool)
+            for where, which, role in keep or []:
+                if (where, which) == (layer, part):
+                    here = torch.ones_like(own) if every_role else _is(role, roles)
+                    own = here if last_role else own | here
+            for where, which, role in drop if dropped else []:
+                if (where, which) == (layer, part):
+                    own = own & ~_is(role, roles)
             return ~own if invert else own
 
         hooks = []
+        assert names
         for layer in range(model.cfg.n_layers):
-            heads = torch.stack([mask(layer, head) for head in range(model.cfg.n_heads)], -1)[..., None]
             z, out = f"blocks.{layer}.attn.hook_z", f"blocks.{layer}.hook_mlp_out"
-            hooks.append((z, lambda x, hook, heads=heads, z=z: torch.where(heads, x, value(means[z]))))
-            own = mask(layer, "mlp")[..., None]
-            if mlps:
-                hooks.append((out, lambda x, hook, own=own, out=out: torch.where(own, x, value(means[out]))))
+            on = torch.stack([works(layer, head) for head in range(model.cfg.n_heads)], -1)[..., None]
+            own = works(layer, "mlp")[..., None]
+            if only != "mlps":
+                hooks.append((z, lambda x, hook, on=on, z=z: torch.where(on, x, value(values[z]))))
+            if only != "heads":
+                hooks.append((out, lambda x, hook, on=own, out=out: torch.where(on, x, value(values[out]))))
         return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
     return answer
 
 
-def _from_a_clean_run(model: Any, tokens: Tensor, means: dict, keep: Any, roles: dict) -> Tensor:
-    """What is kept says what it said in the run where nothing was knocked out."""
+def _from_a_clean_run(model: Any, tokens: Tensor, values: dict, keep: Any, drop: Any, roles: Any) -> Tensor:
+    """What works says what it said in the run where nothing was knocked out."""
     _, cache = model.run_with_cache(tokens)
     hooks = []
-    for name, mean in means.items():
+    for name, given in values.items():
         layer, is_mlp = int(name.split(".")[1]), name.endswith("mlp_out")
-        value = mean.clone()
-        for where, part, role in keep:
-            if where == layer and (part == "mlp") == is_mlp:
-                at = roles[role]
-                if is_mlp:
-                    value[at] = cache[name][at]
-                else:
-                    value[:, :, part][at] = cache[name][:, :, part][at]
+        value = (cache[name] if keep is None else given).clone()
+        for nodes, source in ((keep or [], cache[name]), (drop, given)):
+            for where, part, role in nodes:
+                if where == layer and (part == "mlp") == is_mlp:
+                    at = _is(role, roles)
+                    if is_mlp:
+                        value[at] = source[at]
+                    else:
+                        value[:, :, part][at] = source[:, :, part][at]
         hooks.append((name, lambda x, hook, value=value: value))
     return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
@@ -1152,23 +1175,27 @@ KNOCK_OUT = Exercise(
     points=4,
     minutes=35,
     difficulty=4,
-    reference=ioi.knock_out,
+    reference=circuits.knock_out,
     cases=knock_out_cases,
     mistakes=[
+        Mistake("kept_is_knocked_out", _knock(invert=True), "This knocks out what should be kept, and keeps the rest."),
         Mistake(
-            "kept_is_knocked_out",
-            _knock(invert=True),
-            "This knocks out what should be kept, and keeps the rest.",
+            "nothing_is_dropped",
+            _knock(dropped=False),
+            "The nodes in `drop` still work. They are knocked out whether they are kept or not.",
         ),
         Mistake(
             "zeros",
             _knock(value=torch.zeros_like),
-            "This puts zeros in. What is knocked out writes its mean on the reference prompts.",
+            "This puts zeros in. What is knocked out says what `values` has for it.",
         ),
         Mistake(
             "mlps_all_work",
-            _knock(mlps=False),
-            "Every MLP still works. They are components like the heads: those that are not kept write their mean.",
+            _knock(only="heads"),
+            'Every MLP still works. They are components like the heads: (layer, "mlp", role).',
+        ),
+        Mistake(
+            "heads_all_work", _knock(only="mlps"), "Every head still works. Those that are not kept are knocked out."
         ),
         Mistake(
             "at_every_position",
@@ -1178,55 +1205,55 @@ KNOCK_OUT = Exercise(
         Mistake(
             "last_role_only",
             _knock(last_role=True),
-            "A component that is kept at two roles works at one of them only. Its roles add up (|).",
+            "A component that is kept at two roles works at one of them only. Its roles add up.",
         ),
         Mistake(
-            "one_mean_for_all_positions",
+            "one_value_for_all_positions",
             _knock(value=lambda mean: mean.mean(dim=1, keepdim=True).expand_as(mean)),
-            "This puts one mean in for all positions. The means are given for each position by itself.",
+            "This puts one value in for all positions. The values are given for each position by itself.",
         ),
         Mistake(
-            "one_mean_for_all_prompts",
-            _knock(value=lambda mean: mean.mean(dim=0, keepdim=True).expand_as(mean)),
-            "This averages the means over the prompts. Each prompt has its own, because its words stand elsewhere.",
-        ),
-        Mistake(
-            "kept_is_frozen",
+            "what_works_is_frozen",
             _from_a_clean_run,
-            "What is kept repeats what it said in the whole model. It must work on what is left: let it compute, and replace only the others.",
+            "What works repeats what it said in the whole model. It must answer to what is left: let it compute, and replace only the others.",
         ),
     ],
     equivalents=[
         _knock(),
-        lambda model, tokens, means, keep, roles: _knock_by_component(model, tokens, means, keep, roles),
+        lambda model, tokens, values, keep, drop, roles: _knock_by_component(model, tokens, values, keep, drop, roles),
     ],
     hints=[
-        "For every component of every layer you need a mask [batch, position]: True at the roles where it is kept.",
-        "torch.where(mask[..., None], activation, means[name]) on both hooks of a layer; stack the heads' masks along the head axis.",
-        "own[part] = own[part] | roles[role] for the nodes of this layer; then one hook for z, one for mlp_out, each with its mask bound (partial).",
+        "For every hook in `values` you need a mask of what is silent: [batch, position], for heads [batch, position, head].",
+        "Begin with all silent (or nothing, if keep is None); then each node of keep clears where(roles, role) of its part, each node of drop sets it.",
+        "One hook a name: torch.where(silent[..., None], value, activation), with mask and value bound (partial, or default arguments).",
     ],
 )
 
 
-def _knock_by_component(model: Any, tokens: Tensor, means: dict, keep: Any, roles: dict) -> Tensor:
+def _knock_by_component(model: Any, tokens: Tensor, values: dict, keep: Any, drop: Any, roles: Any) -> Tensor:
     """The same with one hook a component."""
+    everything = [
+        (layer, part, role)
+        for layer in range(model.cfg.n_layers)
+        for part in [*range(model.cfg.n_heads), "mlp"]
+        for role in {name for row in roles for name in row}
+    ]
     hooks = []
-    for layer in range(model.cfg.n_layers):
-        for part in [*range(model.cfg.n_heads), "mlp"]:
-            out = torch.ones_like(tokens, dtype=torch.bool)
-            for where in [where for role, where in roles.items() if (layer, part, role) in keep]:
-                out = out & ~where
-            name = f"blocks.{layer}.{'hook_mlp_out' if part == 'mlp' else 'attn.hook_z'}"
+    for node in everything:
+        if node not in drop and (keep is None or node in keep):
+            continue
+        layer, part, role = node
+        name = f"blocks.{layer}.{'hook_mlp_out' if part == 'mlp' else 'attn.hook_z'}"
 
-            def put(x: Tensor, hook: Any, name: str = name, part: Any = part, out: Tensor = out) -> Tensor:
-                x = x.clone()
-                if part == "mlp":
-                    x[out] = means[name][out]
-                else:
-                    x[:, :, part][out] = means[name][:, :, part][out]
-                return x
+        def put(x: Tensor, hook: Any, name: str = name, part: Any = part, at: Tensor = _is(role, roles)) -> Tensor:
+            x = x.clone()
+            if part == "mlp":
+                x[at] = values[name][at]
+            else:
+                x[:, :, part][at] = values[name][:, :, part][at]
+            return x
 
-            hooks.append((name, put))
+        hooks.append((name, put))
     return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 
@@ -1234,17 +1261,22 @@ def _knock_by_component(model: Any, tokens: Tensor, means: dict, keep: Any, role
 
 
 def faith_cases(seed: int) -> Iterable[Case]:
-    for batch, dtype, note in [
-        (6, torch.float32, ""),
-        (1, torch.float32, "a single prompt"),
-        (4, torch.float64, "float64"),
-        (9, torch.float32, "prompts on which nothing and the model agree"),
-    ]:
-        model = draws(seed, batch, dtype=dtype) + 4
-        nothing = draws(seed + 1, batch, dtype=dtype) * 0.5 + 0.7
+    for batch, note in [(6, ""), (1, "a single prompt"), (9, "a prompt on which nothing and the model agree")]:
+        model = draws(seed, batch, dtype=torch.float64) + 4
+        empty = draws(seed + 1, batch, dtype=torch.float64) * 0.5 + 0.7
         if batch == 9:
-            nothing[2] = model[2]
-        yield Case({"circuit": draws(seed + 2, batch, dtype=dtype) + 3, "model": model, "nothing": nothing}, note=note)
+            empty[2] = model[2]
+        yield Case(
+            {"circuit": draws(seed + 2, batch, dtype=torch.float64) + 3, "model": model, "empty": empty}, note=note
+        )
+
+
+def _both(difference: Tensor, ratio: Tensor) -> tuple[float, float]:
+    return difference.item(), ratio.item()
+
+
+def _ratio(circuit: Tensor, model: Tensor, empty: Tensor) -> Tensor:
+    return (circuit.mean() - empty.mean()) / (model.mean() - empty.mean())
 
 
 FAITHFULNESS = Exercise(
@@ -1254,104 +1286,84 @@ FAITHFULNESS = Exercise(
     points=1,
     minutes=10,
     difficulty=2,
-    reference=ioi.faithfulness,
+    reference=circuits.faithfulness,
     cases=faith_cases,
     mistakes=[
         Mistake(
             "mean_of_ratios",
-            lambda circuit, model, nothing: (
-                (model - circuit).mean(),
-                ((circuit - nothing) / (model - nothing)).mean(),
-            ),
+            lambda circuit, model, empty: _both((model - circuit).mean(), ((circuit - empty) / (model - empty)).mean()),
             "This divides prompt by prompt and averages the ratios, which one prompt with a small difference can upset. Average first, then divide.",
         ),
         Mistake(
-            "without_nothing",
-            lambda circuit, model, nothing: ((model - circuit).mean(), circuit.mean() / model.mean()),
-            "Your ratio begins at 0. It should begin at what is left when everything is knocked out: subtract `nothing` above and below.",
+            "without_empty",
+            lambda circuit, model, empty: _both((model - circuit).mean(), circuit.mean() / model.mean()),
+            "Your ratio begins at 0. It should begin at what is left when everything is knocked out: subtract `empty` above and below.",
         ),
         Mistake(
             "sign",
-            lambda circuit, model, nothing: (
-                (circuit - model).mean(),
-                (circuit.mean() - nothing.mean()) / (model.mean() - nothing.mean()),
-            ),
+            lambda circuit, model, empty: _both((circuit - model).mean(), _ratio(circuit, model, empty)),
             "The difference has the wrong sign: model less circuit.",
         ),
         Mistake(
             "absolute",
-            lambda circuit, model, nothing: (
-                (model - circuit).abs().mean(),
-                (circuit.mean() - nothing.mean()) / (model.mean() - nothing.mean()),
-            ),
+            lambda circuit, model, empty: _both((model - circuit).abs().mean(), _ratio(circuit, model, empty)),
             "The difference is one of means. This averages the distance on each prompt, which cannot come out below zero.",
         ),
         Mistake(
             "upside_down",
-            lambda circuit, model, nothing: (
-                (model - circuit).mean(),
-                (model.mean() - nothing.mean()) / (circuit.mean() - nothing.mean()),
-            ),
+            lambda circuit, model, empty: _both((model - circuit).mean(), 1 / _ratio(circuit, model, empty)),
             "The ratio stands upside down: the circuit above, the model below.",
         ),
         Mistake(
             "what_is_missing",
-            lambda circuit, model, nothing: (
-                (model - circuit).mean(),
-                (model.mean() - circuit.mean()) / (model.mean() - nothing.mean()),
-            ),
+            lambda circuit, model, empty: _both((model - circuit).mean(), 1 - _ratio(circuit, model, empty)),
             "This is the share that is missing. Return the share that the circuit keeps: 1 is a perfect circuit.",
         ),
     ],
     equivalents=[
-        lambda circuit, model, nothing: (
-            (model - circuit).mean(),
-            (circuit - nothing).mean() / (model - nothing).mean(),
-        ),
-        lambda circuit, model, nothing: (
-            model.mean() - circuit.mean(),
-            1 - (model - circuit).sum() / (model - nothing).sum(),
+        lambda circuit, model, empty: _both((model - circuit).mean(), _ratio(circuit, model, empty)),
+        lambda circuit, model, empty: (
+            float(model.mean()) - float(circuit.mean()),
+            1 - float((model - circuit).sum() / (model - empty).sum()),
         ),
     ],
     hints=[
         "Three means over the prompts, and nothing else.",
-        "The ratio is how far the circuit gets on the way from `nothing` to `model`.",
-        "(circuit.mean() - nothing.mean()) / (model.mean() - nothing.mean()).",
+        "The ratio is how far the circuit gets on the way from `empty` to `model`.",
+        "(circuit.mean() - empty.mean()) / (model.mean() - empty.mean()), both results with .item().",
     ],
 )
 
 # ---------------------------------------------------------------------------------------------------- completeness_gap
 
 
+def game(seed: int, batch: int, nodes: int, pairs: Sequence[tuple[int, int]] = (), low: float = -1.0) -> Recipe:
+    """A score of the first nodes of `PARTS`: each has a value, and pairs back each other up."""
+    values = draws(seed, batch, nodes, dtype=torch.float64) * 0.7
+    worth = draws(seed + 1, batch, len(pairs), dtype=torch.float64) + 2
+    return Recipe("score", {"nodes": PARTS[:nodes], "values": values, "pairs": list(pairs), "worth": worth})
+
+
+PARTS: list[Any] = [(0, 1, "s2"), (0, 3, "s2"), (1, 0, "end"), (1, 2, "end"), (3, 0, "end"), (3, 2, "end"), (2, "mlp", "end"), (3, 1, "end"), (0, "mlp", "s2")]  # fmt: skip
+
+
 def completeness_cases(seed: int) -> Iterable[Case]:
-    for k, (batch, size, removed, note) in enumerate(
+    inside, across = [(0, 1), (4, 5)], [(4, 7), (2, 3)]  # backups within the circuit, and one that it lacks
+    for k, (batch, pairs, circuit, removed, note) in enumerate(
         [
-            (3, 12, 3, ""),
-            (1, 10, 2, "a batch of one"),
-            (2, 9, 0, "nothing is removed"),
-            (2, 8, 8, "the whole circuit is removed"),
+            (4, across, PARTS[:6], [PARTS[4]], "what is removed has a backup outside of the circuit"),
+            (3, inside, PARTS[:6], PARTS[3:6], ""),
+            (1, across, PARTS[:5], PARTS[2:4], "a batch of one"),
+            (5, across, PARTS[:6], [], "nothing is removed"),
+            (4, inside, PARTS[2:8], PARTS[2:8], "the whole circuit is removed"),
         ]
     ):
-        circuit = some_nodes(seed + k, size)
-        yield Case(
-            {
-                "model": random_gpt2(seed + k),
-                "task": task(seed + k, batch, 8),
-                "circuit": circuit,
-                "removed": circuit[1 : removed + 1] if removed < size else circuit,
-            },
-            note=note,
-        )
-
-
-def _score(model: Any, task: dict, keep: Any) -> Tensor:
-    logits = _knock()(model, task["tokens"], task["means"], keep, task["roles"])
-    return _difference(_chosen(logits, task["answers"], task["end"])).mean()
-
-
-def _everything(model: Any, task: dict) -> list[Any]:
-    parts = [*range(model.cfg.n_heads), "mlp"]
-    return [(layer, part, role) for layer in range(model.cfg.n_layers) for part in parts for role in task["roles"]]
+        yield Case({"score": game(seed + k, batch, 9, pairs), "circuit": circuit, "K": removed}, note=note)
+    yield Case(
+        {"score": game(seed, 4, 6, inside), "circuit": PARTS[:6], "K": PARTS[1:4]},
+        note="a circuit that is the whole model",
+        truth=lambda gap: None if abs(gap) < 1e-6 else "A circuit that is the whole model has no gap at all.",
+    )
 
 
 def _without(nodes: Any, removed: Any) -> list[Any]:
@@ -1365,68 +1377,53 @@ COMPLETENESS_GAP = Exercise(
     points=2,
     minutes=15,
     difficulty=3,
-    reference=ioi.completeness_gap,
+    reference=circuits.completeness_gap,
     cases=completeness_cases,
     mistakes=[
         Mistake(
             "signed",
-            lambda model, task, circuit, removed: (
-                _score(model, task, _without(circuit, removed))
-                - _score(model, task, _without(_everything(model, task), removed))
-            ),
+            lambda score, circuit, K: (score(circuit, K).mean() - score(None, K).mean()).item(),
             "This has a sign. The gap is an absolute value.",
         ),
         Mistake(
+            "absolute_first",
+            lambda score, circuit, K: (score(circuit, K) - score(None, K)).abs().mean().item(),
+            "This takes the absolute value prompt by prompt and averages that. F is a mean over the prompts: subtract means, then drop the sign.",
+        ),
+        Mistake(
             "whole_model",
-            lambda model, task, circuit, removed: (
-                _score(model, task, _without(circuit, removed)) - _score(model, task, _everything(model, task))
-            ).abs(),
-            "This compares with the whole model. Take the removed nodes out of the model as well.",
+            lambda score, circuit, K: (score(circuit, K).mean() - score(None).mean()).abs().item(),
+            "This compares with the whole model. Take K out of the model as well.",
         ),
         Mistake(
             "whole_circuit",
-            lambda model, task, circuit, removed: (
-                _score(model, task, circuit) - _score(model, task, _without(_everything(model, task), removed))
-            ).abs(),
-            "The removed nodes are still in the circuit. Take them out of both.",
+            lambda score, circuit, K: (score(circuit).mean() - score(None, K).mean()).abs().item(),
+            "K is still in the circuit. Take it out of both.",
         ),
         Mistake(
             "change_of_the_circuit",
-            lambda model, task, circuit, removed: (
-                _score(model, task, _without(circuit, removed)) - _score(model, task, circuit)
-            ).abs(),
-            "This compares the circuit with itself. Compare the circuit without the nodes with the model without the nodes.",
+            lambda score, circuit, K: (score(circuit, K).mean() - score(circuit).mean()).abs().item(),
+            "This compares the circuit with itself. Compare the circuit without K with the model without K.",
         ),
         Mistake(
             "model_without_the_circuit",
-            lambda model, task, circuit, removed: (
-                _score(model, task, _without(circuit, removed))
-                - _score(model, task, _without(_everything(model, task), circuit))
-            ).abs(),
-            "This takes the whole circuit out of the model. Only the removed nodes go.",
+            lambda score, circuit, K: (score(circuit, K).mean() - score(None, circuit).mean()).abs().item(),
+            "This takes the whole circuit out of the model. Only K goes.",
         ),
         Mistake(
-            "removed_is_kept",
-            lambda model, task, circuit, removed: (
-                _score(model, task, removed) - _score(model, task, _without(_everything(model, task), removed))
-            ).abs(),
-            "The first of your two runs keeps the removed nodes and nothing else. It should keep the circuit without them.",
+            "K_alone",
+            lambda score, circuit, K: (score(K).mean() - score(None, K).mean()).abs().item(),
+            "The first of your two runs keeps K and nothing else. It should keep the circuit without K.",
         ),
     ],
     equivalents=[
-        lambda model, task, circuit, removed: (
-            _score(model, task, _without(circuit, removed))
-            - _score(model, task, _without(_everything(model, task), removed))
-        ).abs(),
-        lambda model, task, circuit, removed: abs(
-            _score(model, task, set(_everything(model, task)) - set(removed))
-            - _score(model, task, set(circuit) - set(removed))
-        ),
+        lambda score, circuit, K: (score(circuit, K).mean() - score(None, K).mean()).abs().item(),
+        lambda score, circuit, K: abs(float((score(_without(circuit, K)) - score(None, without=K)).mean())),
     ],
     hints=[
-        "Two runs: in both, the removed nodes are knocked out.",
-        'The whole model is every (layer, part, role): all layers, all heads and "mlp", all of task["roles"]. `all_nodes` gives them.',
-        "(circuit_score(model, task, kept) - circuit_score(model, task, rest)).abs(), with `removed` left out of both lists.",
+        "Two scores: in both, K is knocked out.",
+        "score(circuit, K) is the circuit without K, score(None, K) the whole model without K; both are one number a prompt.",
+        "(score(circuit, K).mean() - score(None, K).mean()).abs().item().",
     ],
 )
 
@@ -1434,34 +1431,48 @@ COMPLETENESS_GAP = Exercise(
 
 
 def minimality_cases(seed: int) -> Iterable[Case]:
-    for k, (batch, size, sizes, note) in enumerate(
+    for k, (batch, pairs, node, subsets, note) in enumerate(
         [
-            (2, 10, [0, 3, 5], ""),
-            (1, 8, [4, 2], "a batch of one"),
-            (2, 7, [0], "the empty subset alone: the naive removal"),
-            (2, 9, [2, 3, 0, 6], "the largest change is not the first one"),
+            (4, [(0, 1), (4, 5)], 4, [[0], [1, 2], [5], [3, 5]], "a node with a backup"),
+            (1, [(4, 5)], 5, [[1], [4, 2]], "a batch of one"),
+            (3, [(0, 1)], 2, [], "no subset but the empty one: the naive removal"),
+            (5, [(0, 1), (2, 3)], 1, [[0, 2], [3, 4]], "the largest change is not the last one"),
+            (4, [(0, 5), (1, 5)], 5, [[0], [1], [0, 1]], "a node that two others back up"),
         ]
     ):
-        circuit = some_nodes(seed + k, size)
-        subsets = [circuit[-n:] if n else [] for n in sizes]
         yield Case(
             {
-                "model": random_gpt2(seed + k),
-                "task": task(seed + k, batch, 8),
-                "circuit": circuit,
-                "node": circuit[0],
-                "subsets": subsets,
+                "score": game(seed + k, batch, 9, pairs),
+                "circuit": PARTS[:6],
+                "node": PARTS[node],
+                "subsets": [[PARTS[i] for i in subset] for subset in subsets],
             },
             note=note,
         )
+    only_backed_up = Recipe(
+        "score",
+        {"nodes": PARTS[:3], "values": torch.zeros(2, 3), "pairs": [(0, 1)], "worth": torch.tensor([[3.0], [5.0]])},
+    )
+    yield Case(
+        {"score": only_backed_up, "circuit": PARTS[:3], "node": PARTS[0], "subsets": [[PARTS[2]], [PARTS[1]]]},
+        note="a node that its backup replaces completely",
+        truth=lambda out: None if list(out) == [4.0, 0.0] else "Here the naive change is 0, and the largest one is 4.",
+    )
 
 
-def _changes(model: Any, task: dict, circuit: Any, node: Any, subsets: Any) -> Tensor:
-    changes = []
-    for subset in subsets:
-        left = _without(circuit, subset)
-        changes.append(_score(model, task, left) - _score(model, task, _without(left, [node])))
-    return torch.stack(changes)
+def _changes(score: Any, circuit: Any, node: Any, subsets: Any) -> Tensor:
+    """What goes with the node, [subset batch], the empty subset first."""
+    return torch.stack([score(circuit, subset) - score(circuit, [*subset, node]) for subset in [[], *subsets]])
+
+
+def _largest(
+    choose: Callable[[Tensor], Tensor], prepare: Callable[[Tensor], Tensor] = lambda x: x.mean(1).abs()
+) -> Callable:
+    def answer(score: Any, circuit: Any, node: Any, subsets: Any) -> tuple[float, float]:
+        changes = prepare(_changes(score, circuit, node, subsets))
+        return choose(changes).item(), changes[0].item()
+
+    return answer
 
 
 MINIMALITY_SCORE = Exercise(
@@ -1477,60 +1488,69 @@ MINIMALITY_SCORE = Exercise(
     mistakes=[
         Mistake(
             "naive",
-            lambda model, task, circuit, node, subsets: _changes(model, task, circuit, node, [[]])[0].abs(),
-            "This removes the node from the whole circuit only. A node that others back up then looks useless: remove it from the circuit without each subset, too.",
+            _largest(lambda changes: changes[0]),
+            "Both of your numbers are the naive one. A node that others back up then looks useless: remove it from the circuit without each subset, too.",
         ),
         Mistake(
             "signed",
-            lambda *inputs: _changes(*inputs).max(),
-            "A node that works against the circuit changes the score as well. Take the absolute change before the largest.",
+            _largest(lambda changes: changes.max(), prepare=lambda x: x.mean(1)),
+            "A node that works against the circuit changes the score as well. Drop the sign before you take the largest.",
         ),
         Mistake(
-            "mean",
-            lambda *inputs: _changes(*inputs).abs().mean(),
-            "This is the mean over the subsets. Minimality asks for the largest change: it is enough that the node matters once.",
+            "absolute_first",
+            _largest(lambda changes: changes.max(), prepare=lambda x: x.abs().mean(1)),
+            "This takes the absolute value prompt by prompt and averages that. F is a mean over the prompts: average first, then drop the sign.",
         ),
         Mistake(
-            "smallest",
-            lambda *inputs: _changes(*inputs).abs().min(),
-            "This is the smallest change. Take the largest.",
+            "mean_over_subsets",
+            _largest(lambda changes: changes.mean()),
+            "This is the mean over the subsets. It is enough that the node matters once: take the largest change.",
         ),
+        Mistake("smallest", _largest(lambda changes: changes.min()), "This is the smallest change. Take the largest."),
         Mistake(
             "from_the_whole_circuit",
-            lambda model, task, circuit, node, subsets: torch.stack(
-                [
-                    (_score(model, task, circuit) - _score(model, task, _without(circuit, [node, *subset]))).abs()
-                    for subset in subsets
-                ]
-            ).max(),
+            lambda score, circuit, node, subsets: (
+                max((score(circuit) - score(circuit, [*K, node])).mean().abs().item() for K in [[], *subsets]),
+                (score(circuit) - score(circuit, [node])).mean().abs().item(),
+            ),
             "This counts what the subset does as well. Compare the circuit without the subset with the circuit without the subset and the node.",
         ),
         Mistake(
-            "all_changes",
-            lambda *inputs: _changes(*inputs).abs(),
-            "This is the change for every subset. Return the largest.",
+            "without_the_empty_subset",
+            lambda score, circuit, node, subsets: (
+                max([_changes(score, circuit, node, [K])[1].mean().abs().item() for K in subsets], default=0.0),
+                _changes(score, circuit, node, [])[0].mean().abs().item(),
+            ),
+            "The empty subset counts too: the largest change is never smaller than the naive one.",
         ),
         Mistake(
             "keeps_the_subset",
-            lambda model, task, circuit, node, subsets: torch.stack(
-                [(_score(model, task, subset) - _score(model, task, [*subset, node])).abs() for subset in subsets]
-            ).max(),
+            lambda score, circuit, node, subsets: (
+                max((score(K) - score([*K, node])).mean().abs().item() for K in [circuit, *subsets]),
+                (score(circuit) - score(circuit, [node])).mean().abs().item(),
+            ),
             "This keeps the subset alone. The subset is what is taken out of the circuit.",
+        ),
+        Mistake(
+            "from_the_model",
+            lambda score, circuit, node, subsets: _largest(lambda changes: changes.max())(score, None, node, subsets),
+            "This takes the node out of the whole model, where more can stand in for it. Take it out of the circuit.",
         ),
     ],
     equivalents=[
-        lambda *inputs: _changes(*inputs).abs().max(),
-        lambda model, task, circuit, node, subsets: max(
-            abs(
-                _score(model, task, set(circuit) - set(subset) - {node}) - _score(model, task, set(circuit) - set(subset))
-            )
-            for subset in subsets
+        _largest(lambda changes: changes.max()),
+        lambda score, circuit, node, subsets: (
+            max(
+                abs(float(score(_without(circuit, K)).mean() - score(_without(circuit, [*K, node])).mean()))
+                for K in [[], *subsets]
+            ),
+            abs(float(score(circuit).mean() - score(_without(circuit, [node])).mean())),
         ),
     ],
     hints=[
-        "For each subset two runs, which differ by the node alone.",
-        "left = the circuit without the subset; compare its score with the score of left without the node.",
-        "torch.stack(changes).max(), each change an absolute value.",
+        "For each subset two scores, which differ by the node alone. The empty subset is one of them.",
+        "score(circuit, K) and score(circuit, [*K, node]) are the circuit without K, and without K and the node.",
+        "changes = [(score(circuit, K) - score(circuit, [*K, node])).mean().abs().item() for K in [[], *subsets]].",
     ],
 )
 
@@ -1538,43 +1558,23 @@ MINIMALITY_SCORE = Exercise(
 
 
 def copying_cases(seed: int) -> Iterable[Case]:
-    for k, (names, layer, head, sizes, most, sign, note) in enumerate(
+    for k, (names, sizes, most, sign, note) in enumerate(
         [
-            (40, 1, 0, {"vocabulary": 23}, 5, 1, ""),
-            (40, 2, 1, {"vocabulary": 29}, 5, -1, "turned round"),
-            (40, 1, 1, {"vocabulary": 31, "processed": True}, 3, 1, "the top three"),
-            (30, 2, 2, {"vocabulary": 26, "heads": 3}, 8, 1, "the top eight"),
-            (1, 1, 1, {"vocabulary": 20}, 19, 1, "a single name"),
+            (40, {"vocabulary": 23}, 5, 1, ""),
+            (40, {"vocabulary": 29}, 5, -1, "turned round"),
+            (40, {"vocabulary": 31, "processed": True, "heads": 3}, 3, 1, "the top three"),
+            (30, {"vocabulary": 26, "heads": 3, "layers": 2}, 8, 1, "the top eight"),
+            (1, {"vocabulary": 20}, 10, 1, "a single name"),
         ]
     ):
-        vocabulary = sizes["vocabulary"]
         generator = torch.Generator().manual_seed(seed + k)
-        model = random_gpt2(seed + k, **sizes)
-        d_model = 5 * sizes.get("heads", 2)
         yield Case(
             {
-                "model": model,
-                "stream": draws(seed + k, names, d_model) + 0.4,
-                "names": torch.randint(0, vocabulary, (names,), generator=generator),
-                "layer": layer,
-                "head": head,
+                "model": random_gpt2(seed + k, **sizes),
+                "stream": draws(seed + k, names, 5 * sizes.get("heads", 2)) + 0.4,
+                "names": torch.randint(0, sizes["vocabulary"], (names,), generator=generator),
                 "k": most,
                 "sign": sign,
-            },
-            note=note,
-        )
-    model = Recipe("model", {"name": "ioi-known"})
-    for layer, head, note in [(3, 0, "a name mover of ioi-known"), (1, 0, "an s-inhibition head of ioi-known")]:
-        names = torch.arange(10, 60)
-        yield Case(
-            {
-                "model": model,
-                "stream": draws(seed, 50, 64),
-                "names": names,
-                "layer": layer,
-                "head": head,
-                "k": 5,
-                "sign": 1,
             },
             note=note,
         )
@@ -1586,25 +1586,25 @@ def _copying(
     final: bool = True,
     turned: bool = True,
     top: Callable[[int], int] = lambda k: k,
-    wrong_head: bool = False,
-    which: str = "VO",
+    stream_left_in: bool = False,
     count: bool = False,
-    sign_late: bool = False,
+    bottom: bool = False,
 ) -> Callable:
     """name_copying_score with one thing done otherwise."""
 
-    def answer(model: Any, stream: Tensor, names: Tensor, layer: int, head: int, k: int, sign: float) -> Tensor:
-        read = model.blocks[layer].ln1(stream) if norm else stream
-        head = 0 if wrong_head else head
-        value = read @ model.W_V[layer, head] + (model.b_V[layer, head] if bias else 0)
-        written = value @ model.W_O[layer, head]
-        if which == "stream":
-            written = written + stream
-        written = sign * written if turned and not sign_late else written
-        logits = model.unembed(model.ln_final(written) if final else written)
-        logits = sign * logits if sign_late else logits
-        hits = (logits.topk(top(k), dim=-1).indices == names[:, None]).any(-1).float()
-        return hits.sum() if count else hits.mean()
+    def answer(model: Any, stream: Tensor, names: Tensor, k: int, sign: int) -> Tensor:
+        scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
+        for layer, block in enumerate(model.blocks):
+            read = block.ln1(stream) if norm else stream
+            for head in range(model.cfg.n_heads):
+                value = read @ model.W_V[layer, head] + (model.b_V[layer, head] if bias else 0)
+                written = value @ model.W_O[layer, head] + (stream if stream_left_in else 0)
+                written = sign * written if turned else written
+                logits = model.unembed(model.ln_final(written) if final else written)
+                first = (-logits if bottom and sign < 0 else logits).topk(top(k), dim=-1).indices
+                hits = (first == names[:, None]).any(-1).float()
+                scores[layer, head] = hits.sum() if count else hits.mean()
+        return scores
 
     return answer
 
@@ -1616,20 +1616,16 @@ NAME_COPYING_SCORE = Exercise(
     points=3,
     minutes=20,
     difficulty=3,
-    reference=ioi.name_copying_score,
+    reference=heads.name_copying_score,
     cases=copying_cases,
     optional=True,
     mistakes=[
         Mistake(
             "no_norm",
             _copying(norm=False),
-            "The head reads the stream through its layer's LayerNorm: model.blocks[layer].ln1.",
+            "A head reads the stream through its layer's LayerNorm: model.blocks[layer].ln1.",
         ),
-        Mistake(
-            "no_bias",
-            _copying(bias=False),
-            "The bias of the values is missing: model.b_V[layer, head].",
-        ),
+        Mistake("no_bias", _copying(bias=False), "The bias of the values is missing: model.b_V[layer, head]."),
         Mistake(
             "no_final_norm",
             _copying(final=False),
@@ -1646,36 +1642,37 @@ NAME_COPYING_SCORE = Exercise(
             "This asks whether the name is the likeliest token. It is enough that it is among the first k.",
         ),
         Mistake(
-            "first_head",
-            _copying(wrong_head=True),
-            "This is head 0 of the layer, whichever head was asked for.",
+            "always_five",
+            _copying(top=lambda k: 5),
+            "This always takes the first five. Take the first k.",
         ),
         Mistake(
             "stream_left_in",
-            _copying(which="stream"),
+            _copying(stream_left_in=True),
             "This adds what the head writes to the stream, which knows the name already. Decode what the head writes by itself.",
         ),
-        Mistake(
-            "counted",
-            _copying(count=True),
-            "This is the number of names. Return their share.",
-        ),
+        Mistake("counted", _copying(count=True), "This is the number of names. Return their share."),
     ],
     equivalents=[
         _copying(),
-        lambda model, stream, names, layer, head, k, sign: _copying_by_rank(
-            model, stream, names, layer, head, k, sign
+        lambda model, stream, names, k, sign: torch.stack(
+            [
+                torch.stack(
+                    [_copying_by_rank(model, stream, names, layer, head, k, sign) for head in range(model.cfg.n_heads)]
+                )
+                for layer in range(model.cfg.n_layers)
+            ]
         ),
     ],
     hints=[
         "If a head looks at one position alone, what it writes is that position's value through W_O.",
         "read = model.blocks[layer].ln1(stream); written = (read @ W_V + b_V) @ W_O; logits = model.unembed(model.ln_final(sign * written)).",
-        "(logits.topk(k, dim=-1).indices == names[:, None]).any(dim=-1), and its mean.",
+        "(logits.topk(k, dim=-1).indices == names[:, None]).any(dim=-1), and its mean, for every head of every layer.",
     ],
 )
 
 
-def _copying_by_rank(model: Any, stream: Tensor, names: Tensor, layer: int, head: int, k: int, sign: float) -> Tensor:
+def _copying_by_rank(model: Any, stream: Tensor, names: Tensor, layer: int, head: int, k: int, sign: int) -> Tensor:
     value = torch.einsum("nd,dh->nh", model.blocks[layer].ln1(stream), model.W_V[layer, head]) + model.b_V[layer, head]
     logits = model.unembed(model.ln_final(value @ model.W_O[layer, head] * sign))
     rank = (logits > logits.gather(1, names[:, None])).sum(dim=1)
@@ -1686,10 +1683,10 @@ EXERCISES = [
     MEAN_LOGIT_DIFF,
     NAME_MOVER_SCORE,
     PATH_PATCH,
-    S_INHIBITION_SCORE,
+    SECOND_MENTION_SCORE,
     PATH_PATCH_TO_RECEIVERS,
     PRECISION_RECALL,
-    REFERENCE_MEANS,
+    ROLE_MEANS,
     KNOCK_OUT,
     FAITHFULNESS,
     COMPLETENESS_GAP,
