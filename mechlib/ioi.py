@@ -8,18 +8,74 @@ Wang et al. 2023, "Interpretability in the Wild: a Circuit for Indirect Object I
 (https://arxiv.org/abs/2211.00593).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlib import paths
+from mechlib import paths, tasks
 from mechlib.circuits import Roles, Score, where
 
 Logits = Float[Tensor, "batch position vocabulary"]
 Positions = Int[Tensor, "batch"]
+REGIONS = ("names", "between", "s2", "end", "rest")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of the task as a model reads them, and two corrupted twins of each."""
+
+    prompts: Sequence[tasks.Prompt]
+    tokens: Int[Tensor, "batch position"]
+    twin: Int[Tensor, "batch position"]  # the other one gives: S2 is IO's name, and the answer is S
+    abc: Int[Tensor, "batch position"]  # three other people, each named once: the reference distribution of Wang et al.
+    answers: Int[Tensor, "batch 2"]  # IO and S
+    at: Mapping[str, Positions]  # where "io", "s1", "s1+1", "s2" and "end" stand
+    regions: Roles  # every position is one of REGIONS: "names" (IO and S1), "between" them and "s2", "end", "rest"
+    templates: Roles  # wording and position: the same word of the same sentence
+
+
+def batch(model: Any, n: int = 60, split: str = "held-out pairs", wordings: int = 8, seed: int = 0) -> Batch:
+    """`n` prompts in so few wordings that an average over a wording's twins means something.
+
+    Of `24 * n` prompts those in the commonest wordings are taken. Raises ValueError if these are too few.
+    """
+    drawn, abc = (
+        tasks.ioi(model.tokenizer, 24 * n, seed=seed, split=split, corruption=corruption) for corruption in ("s2", "abc")
+    )
+    common = {wording for wording, _ in Counter(p.labels["wording"] for p in drawn).most_common(wordings)}
+    # The same seed draws the same prompts; only the twins differ.
+    chosen = [(p, other) for p, other in zip(drawn, abc, strict=True) if p.labels["wording"] in common][:n]
+    if len(chosen) < n:
+        raise ValueError(f"only {len(chosen)} prompts in {wordings} wordings, not {n}: allow more wordings")
+    prompts = [p for p, _ in chosen]
+    texts = [p.text for p in prompts], [p.corrupted for p in prompts], [other.corrupted for _, other in chosen]
+    device = next(model.parameters()).device
+    tokens, twin, abc_tokens = (tasks.to_tokens(model.tokenizer, list(text)).to(device) for text in texts)
+    width = tokens.shape[1]
+    return Batch(
+        prompts=prompts,
+        tokens=tokens,
+        twin=twin,
+        abc=abc_tokens,
+        answers=tasks.answer_tokens(model.tokenizer, prompts).to(device),
+        at={role: tasks.positions(prompts, role).to(device) for role in ("io", "s1", "s1+1", "s2", "end")},
+        regions=[[_region(p.positions, position) for position in range(width)] for p in prompts],
+        templates=[[f"{p.labels['wording']} @ {position}" for position in range(width)] for p in prompts],
+    )
+
+
+def _region(positions: Mapping[str, int], position: int) -> str:
+    first, second = sorted((positions["io"], positions["s1"]))
+    if position in (first, second):
+        return "names"
+    if position in (positions["s2"], positions["end"]):
+        return "s2" if position == positions["s2"] else "end"
+    return "between" if second < position < positions["s2"] else "rest"
 
 
 def mean_logit_diff(logits: Logits, answers: Int[Tensor, "batch 2"], end: Positions) -> Float[Tensor, ""]:

@@ -60,6 +60,11 @@ FIGURES = {
     "gates": lambda: plots.plot_gates({"AND": {"denoising": [0, 1], "noising": [-1, 0]}}, ["a", "b"], "t", "y"),
     "against": lambda: plots.plot_against(D[0], D[1], "x", "y", "t", {2: "0.1"}),
     "metric_table": lambda: plots.plot_metric_table({"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t"),
+    "movers": lambda: plots.plot_movers({"a": (D[:, :3], D[:, 3:] - 0.5)}, "x", "y", "t"),
+    "bars": lambda: plots.plot_bars(
+        {"a": {"x": 1.0, "y": 0.2}, "b": {"x": -0.3}}, "x", "t", band=(0.8, 1.2), dots={"b": [0.1, 0.2]}
+    ),
+    "classes": lambda: plots.plot_classes({"mover": {"m": ("same", "9.9"), "n": ("missing", "")}}, "t"),
 }
 
 

@@ -14,6 +14,7 @@ from mechlib.plots.induction import (
     plot_tables,
     plot_training,
 )
+from mechlib.plots.ioi import plot_bars, plot_classes, plot_movers
 from mechlib.plots.logit_lens import (
     plot_depth_matrix,
     plot_depths,
@@ -69,4 +70,7 @@ __all__ = [
     "plot_spectra",
     "plot_training",
     "plot_sweeps",
+    "plot_bars",
+    "plot_classes",
+    "plot_movers",
 ]
