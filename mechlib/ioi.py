@@ -39,13 +39,13 @@ class Batch:
     templates: Roles  # wording and position: the same word of the same sentence
 
 
-def batch(model: Any, n: int = 60, split: str = "held-out pairs", wordings: int = 8, seed: int = 0) -> Batch:
+def batch(model: Any, n: int = 50, split: str = "held-out pairs", wordings: int = 10, seed: int = 0) -> Batch:
     """`n` prompts in so few wordings that an average over a wording's twins means something.
 
-    Of `24 * n` prompts those in the commonest wordings are taken. Raises ValueError if these are too few.
+    Of `20 * n` prompts those in the commonest wordings are taken. Raises ValueError if these are too few.
     """
     drawn, abc = (
-        tasks.ioi(model.tokenizer, 24 * n, seed=seed, split=split, corruption=corruption) for corruption in ("s2", "abc")
+        tasks.ioi(model.tokenizer, 20 * n, seed=seed, split=split, corruption=corruption) for corruption in ("s2", "abc")
     )
     common = {wording for wording, _ in Counter(p.labels["wording"] for p in drawn).most_common(wordings)}
     # The same seed draws the same prompts; only the twins differ.
