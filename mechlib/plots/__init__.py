@@ -5,6 +5,7 @@ by the caller. Signed quantities use a diverging map centred at zero. Figures ar
 with all of them must stay light.
 """
 
+from mechlib.plots.circuits import plot_circuit
 from mechlib.plots.induction import (
     plot_attention,
     plot_by_position,
@@ -73,4 +74,5 @@ __all__ = [
     "plot_bars",
     "plot_classes",
     "plot_movers",
+    "plot_circuit",
 ]
