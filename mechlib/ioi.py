@@ -45,7 +45,8 @@ def batch(model: Any, n: int = 50, split: str = "held-out pairs", wordings: int 
     Of `20 * n` prompts those in the commonest wordings are taken. Raises ValueError if these are too few.
     """
     drawn, abc = (
-        tasks.ioi(model.tokenizer, 20 * n, seed=seed, split=split, corruption=corruption) for corruption in ("s2", "abc")
+        tasks.ioi(model.tokenizer, 20 * n, seed=seed, split=split, corruption=corruption)
+        for corruption in ("s2", "abc")
     )
     common = {wording for wording, _ in Counter(p.labels["wording"] for p in drawn).most_common(wordings)}
     # The same seed draws the same prompts; only the twins differ.

@@ -1245,7 +1245,9 @@ def _knock_by_component(model: Any, tokens: Tensor, values: dict, keep: Any, dro
         layer, part, role = node
         name = f"blocks.{layer}.{'hook_mlp_out' if part == 'mlp' else 'attn.hook_z'}"
 
-        def put(x: Tensor, hook: Any, name: str = name, part: Any = part, at: Tensor = _is(role, roles)) -> Tensor:
+        here = _is(role, roles)
+
+        def put(x: Tensor, hook: Any, name: str = name, part: Any = part, at: Tensor = here) -> Tensor:
             x = x.clone()
             if part == "mlp":
                 x[at] = values[name][at]

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -19,19 +19,35 @@ def plot_movers(
 ) -> Figure:
     """A dot for every head, one panel for each name: (where it looks, what it writes). The far ones get their names."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels) + 0.5, 2.9), squeeze=False)
+        figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels) + 0.8, 2.9), squeeze=False)
         for axis, (name, (x, y)) in zip(axes.flat, panels.items(), strict=True):
             x, y = x.detach().float().cpu(), y.detach().float().cpu()
             axis.axhline(0, color="0.8", lw=0.8, zorder=0)
             axis.scatter(x.flatten(), y.flatten(), s=22, color=COLOURS[0], alpha=0.8)
             far = (y.abs() > 0.25 * y.abs().max()) | (x > 0.5)
-            for layer, head in far.nonzero().tolist():
-                axis.annotate(f"{layer}.{head}", (x[layer, head], y[layer, head]), xytext=(4, 3),
-                              textcoords="offset points", fontsize=8)  # fmt: skip
+            for names, place in _together(far, x, y):
+                axis.annotate(", ".join(names), place, xytext=(4, 3), textcoords="offset points", fontsize=8)
             axis.set(title=name, xlabel=xlabel, xlim=(-0.05, 1.12))
             axis.margins(y=0.15)
         axes[0, 0].set_ylabel(ylabel)
         return finish(figure, title)
+
+
+def _together(
+    far: Bool[Tensor, "layer head"], x: Float[Tensor, "layer head"], y: Float[Tensor, "layer head"]
+) -> list[tuple[list[str], tuple[float, float]]]:
+    """The names of the far heads, those that lie on top of each other in one label."""
+    near_x, near_y = 0.12, 0.08 * float(y.max() - y.min())
+    labels: list[tuple[list[str], tuple[float, float]]] = []
+    for layer, head in far.nonzero().tolist():
+        here = float(x[layer, head]), float(y[layer, head])
+        for names, place in labels:
+            if abs(place[0] - here[0]) < near_x and abs(place[1] - here[1]) < near_y:
+                names.append(f"{layer}.{head}")
+                break
+        else:
+            labels.append(([f"{layer}.{head}"], here))
+    return labels
 
 
 def plot_bars(

@@ -37,7 +37,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlib import circuits, ioi, metrics, plots
+from mechlib import circuits, ioi, metrics, paths, plots
 from mechlib.check import borrow, check, hint, progress, reveal
 from mechlib.circuits import where
 from mechlib.models import load, truth
@@ -55,7 +55,13 @@ def study(name):
     (logits, cache), (twin_logits, twin_cache), (_, abc_cache) = map(
         model.run_with_cache, (data.tokens, data.twin, data.abc)
     )
-    runs = {"logits": logits, "twin_logits": twin_logits, "cache": cache, "twin_cache": twin_cache, "abc_cache": abc_cache}
+    runs = {
+        "logits": logits,
+        "twin_logits": twin_logits,
+        "cache": cache,
+        "twin_cache": twin_cache,
+        "abc_cache": abc_cache,
+    }
     return SimpleNamespace(name=name, model=model, **runs, **vars(data))
 
 
@@ -80,7 +86,11 @@ def names_of(nodes):
 
 # %% tags=["experiment"]
 known = study("ioi-known")
-for what, tokens in (("clean", known.tokens), ("twin: the other one gives", known.twin), ("abc: three people, nobody twice", known.abc)):
+for what, tokens in (
+    ("clean", known.tokens),
+    ("twin: the other one gives", known.twin),
+    ("abc: three people, nobody twice", known.abc),
+):
     print(f"{what:32s}", known.model.tokenizer.decode([t for t in tokens[0].tolist() if t][:]))
 
 # %% [markdown]
@@ -121,7 +131,9 @@ def says(s, logits, token):
 
 for what, tokens in (("clean", known.tokens), ("twin", known.twin), ("abc", known.abc)):
     logits = known.model(tokens)
-    print(f"{what:5s}  logit difference {difference(known, logits):5.1f}   says IO in {says(known, logits, known.answers[:, 0]):.2f} of the prompts")
+    print(
+        f"{what:5s}  logit difference {difference(known, logits):5.1f}   says IO in {says(known, logits, known.answers[:, 0]):.2f} of the prompts"
+    )
 
 # %% [markdown]
 # The twin turns the answer round, so a part that carries the decision must differ between the two runs. With `abc` nothing is repeated and none of the names is there: it is what "no news" looks like, and we need it in act 4.
@@ -188,7 +200,9 @@ plots.plot_movers(
 
 
 # %% exercise="ioi.path_patch"
-def path_patch(model, cache, source_cache, senders: list[tuple[int, int]], mlps: str) -> Float[Tensor, "batch position vocabulary"]:
+def path_patch(
+    model, cache, source_cache, senders: list[tuple[int, int]], mlps: str
+) -> Float[Tensor, "batch position vocabulary"]:
     """The logits if they, and of the heads nobody else, hear the senders as in another run."""
     ### BEGIN SOLUTION
     change = torch.zeros_like(cache["resid_pre", 0])
@@ -416,7 +430,9 @@ for name, nodes in mine.items():
     secret = truth(name)
     scores = precision_recall(nodes, [(node.layer, node.head, node.at) for node in secret.nodes])
     print(f"{name:17s} found {names_of(nodes):38s} precision {scores[0]:.2f}, recall {scores[1]:.2f}")
-    print("   the truth:", {variable: names_of(n.place for n in secret.group(variable)) for variable in secret.variables})
+    print(
+        "   the truth:", {variable: names_of(n.place for n in secret.group(variable)) for variable in secret.variables}
+    )
 
 # %% [markdown]
 # The second model was scored once, with the first one's threshold: it has another circuit, with *three* name movers. What would have fooled us: the ordinary middle of the gap. It stands close to the half that each of two movers has, and three movers have less:
@@ -424,7 +440,9 @@ for name, nodes in mine.items():
 # %% tags=["experiment"]
 middle = (straight.abs().max() / 2).item()
 scores = precision_recall(find_circuit(other, middle), [(n.layer, n.head, n.at) for n in truth(other.name).nodes])
-print(f"with a threshold of {middle:.2f}, half of the strongest head: precision {scores[0]:.2f}, recall {scores[1]:.2f}")
+print(
+    f"with a threshold of {middle:.2f}, half of the strongest head: precision {scores[0]:.2f}, recall {scores[1]:.2f}"
+)
 
 # %% [markdown]
 # ## 4. Is that all of it?
@@ -442,7 +460,9 @@ print(f"with a threshold of {middle:.2f}, half of the strongest head: precision 
 
 
 # %% exercise="ioi.role_means"
-def role_means(activation: Float[Tensor, "batch position ..."], roles: list[list[str]]) -> Float[Tensor, "batch position ..."]:
+def role_means(
+    activation: Float[Tensor, "batch position ..."], roles: list[list[str]]
+) -> Float[Tensor, "batch position ..."]:
     """Every position gets the mean over all positions with its role."""
     ### BEGIN SOLUTION
     means = torch.empty_like(activation)
@@ -550,7 +570,9 @@ for s in (known, other):
     random_ratios[s.name] = [faithfulness(score(c), score(), score([]))[1] for c in drawn]
     ratio = faithfulness(score(mine[s.name]), score(), score([]))[1]
     high = torch.tensor(random_ratios[s.name]).quantile(0.95)
-    print(f"{s.name:17s} faithful within a tenth: {0.9 < ratio < 1.1}; 95 of 100 random sets of its size stay under half of it: {bool(high < ratio / 2)}")
+    print(
+        f"{s.name:17s} faithful within a tenth: {0.9 < ratio < 1.1}; 95 of 100 random sets of its size stay under half of it: {bool(high < ratio / 2)}"
+    )
 
 # %% [markdown]
 # All MLPs and ten of sixteen heads say nothing, and the answer is the same.
@@ -609,7 +631,9 @@ for s in (known, hard):
         "gap, greedy K of three nodes": completeness_gap(score, circuit, worst) / whole,
     }
     print(f"{s.name:15s} greedy K: {names_of(worst)}")
-plots.plot_bars(lacks, "ratio; gaps in units of the model's logit difference", "Both are faithful. One of them lacks something")
+plots.plot_bars(
+    lacks, "ratio; gaps in units of the model's logit difference", "Both are faithful. One of them lacks something"
+)
 
 # %% [markdown]
 # ### Exercise 11 · `minimality_score` (optional, hard)
@@ -626,9 +650,7 @@ plots.plot_bars(lacks, "ratio; gaps in units of the model's logit difference", "
 def minimality_score(score, circuit: list, node, subsets: list[list]) -> tuple[float, float]:
     """(largest change when the node goes too, change when it alone goes)"""
     ### BEGIN SOLUTION
-    changes = [
-        (score(circuit, K) - score(circuit, [*K, node])).mean().abs().item() for K in [[], *subsets]
-    ]
+    changes = [(score(circuit, K) - score(circuit, [*K, node])).mean().abs().item() for K in [[], *subsets]]
     return max(changes), changes[0]
     ### END SOLUTION
 
@@ -645,7 +667,9 @@ for node in whole_circuit:
     largest, naive = minimality_score(score, whole_circuit, node, [*subsets, movers_and_backup])
     whole = score().mean().item()
     needed[f"{node[0]}.{node[1]} at {node[2]}"] = {"removed alone": naive / whole, "largest change": largest / whole}
-plots.plot_bars(needed, "change, in units of the model's logit difference", "Removed alone, some heads look useless; they are not")
+plots.plot_bars(
+    needed, "change, in units of the model's logit difference", "Removed alone, some heads look useless; they are not"
+)
 
 # %% [markdown]
 # Now the other way round. Nobody told you that there is a stand-in. To *look* for self-repair: take the name movers out, and ask for every other head whether it matters more than it did when they were there.
@@ -665,11 +689,9 @@ for s in (known, other, hard):
     movers_of = [(*place, "end") for place in truth(s.name).heads("name mover")]
     rest = [(*head, "end") for head in heads_of(s.model) if (*head, "end") not in movers_of]
     more = takes_over(s, scores[s.name], movers_of, rest)
-    most = max(more, key=more.get)
     left = (scores[s.name](None, movers_of).mean() / scores[s.name]().mean()).item()
-    verdict = f"{names_of([most])} takes over" if more[most] > threshold else "nobody takes over"
-    print("DEBUG", sorted(((round(v, 2), k) for k, v in more.items()), reverse=True)[:4])
-    print(f"{s.name:17s} without its name movers {left:5.1f} of the difference is left; {verdict}")
+    heirs = names_of(node for node in more if more[node] > threshold)
+    print(f"{s.name:17s} without its name movers {left:.1f} of the difference is left; who takes over: {heirs}")
 
 # %% [markdown]
 # # Part B: a circuit that nobody put there
@@ -685,7 +707,9 @@ pocket = study(MODEL)
 another = study("pocket-seed-1")
 both = [pocket, another] if MODEL == "pocket" else [pocket]
 for s in both:
-    print(f"{s.name:14s} logit difference {difference(s, s.logits):.1f}, says IO in {says(s, s.logits, s.answers[:, 0]):.2f} of the prompts")
+    print(
+        f"{s.name:14s} logit difference {difference(s, s.logits):.1f}, says IO in {says(s, s.logits, s.answers[:, 0]):.2f} of the prompts"
+    )
 plots.plot_movers(
     {s.name: movers(s) for s in both}, "attention from END to IO", "written along IO - S (logits)",
     "Heads look at IO, but what they write hardly prefers IO to S",
@@ -705,7 +729,9 @@ for s in both:
     frozen, recomputed = (found(told[s.name][mlps], threshold) for mlps in ("frozen", "recomputed"))
     looks = second_mention_score(s.cache, s.model.cfg.n_layers, s.at)
     givers[s.name] = [head for head in recomputed if looks[head] > 0.5]
-    print(f"{s.name:14s} frozen: {names_of(frozen)} | recomputed: {names_of(recomputed)} | of these look at S2: {names_of(givers[s.name])}")
+    print(
+        f"{s.name:14s} frozen: {names_of(frozen)} | recomputed: {names_of(recomputed)} | of these look at S2: {names_of(givers[s.name])}"
+    )
 
 # %% [markdown]
 # Neither convention is wrong. Frozen MLPs ask for the *edge* from a head to the logits: there is none. Responding MLPs ask for all paths through MLPs: that is where the whole decision goes. In `ioi-known` both gave the same answer, because its MLPs do nothing.
@@ -719,7 +745,9 @@ for s in both:
         s, path_patch_to_receivers(s.model, s.tokens, s.cache, s.twin_cache, givers[s.name], inputs(later, "q") + inputs(later, "k") + inputs(later, "v"), "frozen")
     )  # fmt: skip
     repeats = attention(s, "s2", "s1").max()
-    print(f"{s.name:14s} effect by way of all later heads: {by_heads + 0:.1f}; most attention from S2 to S1 of any head: {repeats:.1f}")
+    print(
+        f"{s.name:14s} effect by way of all later heads: {by_heads + 0:.1f}; most attention from S2 to S1 of any head: {repeats:.1f}"
+    )
 
 # %% [markdown]
 # ## 7. A perfect number for half an explanation
@@ -741,7 +769,9 @@ def quality(s, circuit):
 
 for s in both:
     result = quality(s, hypothesis[s.name])
-    print(f"{s.name:14s} {len(hypothesis[s.name])} nodes: faithfulness {result['faithfulness']:.1f}, and says IO in {result['says IO']:.1f} of the prompts")
+    print(
+        f"{s.name:14s} {len(hypothesis[s.name])} nodes: faithfulness {result['faithfulness']:.1f}, and says IO in {result['says IO']:.1f} of the prompts"
+    )
 
 # %% [markdown]
 # A faithfulness of one, from a circuit that never says the name! The metric asks for IO *against S*, and for that it is enough to push S down. Whoever reports the ratio alone has explained half of the behaviour and cannot know. What is missing is who was there at all. Add places, one after the other:
@@ -764,7 +794,23 @@ for s in both:
         "everything at END, names and between": everything_at(s, "end", "names", "between"),
     }.items():
         lines[f"{s.name}: {what}"] = quality(s, circuit)
-plots.plot_bars(lines, "ratio / share of the prompts", "All are faithful; who says IO depends on the words between in one model, on the names in the other", band=(0.8, 1.2))
+plots.plot_bars(
+    lines,
+    "ratio / share of the prompts",
+    "All are faithful; who says IO depends on the words between in one model, on the names in the other",
+    band=(0.8, 1.2),
+)
+
+# %% [markdown]
+# ### In your own words · 1
+# *2 points, graded by a person*
+#
+# The circuit of six nodes keeps the logit difference and never says IO. How can both be true? Name a metric, or a reference distribution, with which the same circuit would have looked bad.
+
+# %% [markdown] question="ioi.words-half" points=2
+# The logit difference compares IO with S and with nobody else. The six nodes know who gives, and push S's logit down; IO then beats S by as much as in the whole model, but so does every other name, for the names that are in the prompt come by other nodes. A metric that asks among all words shows it: the probability of IO, its rank, or how often it is the likeliest word. So does a logit difference between IO and a name that is not in the prompt.
+#
+# *Rubric: 1 point for "IO against S only: the circuit lowers S and does not know IO", 1 point for a metric (or a pair of names) that would have come out differently.*
 
 # %% [markdown]
 # Two models that differ by their seed alone bring the names to END by different roads: in one the words *between* the names and S2 collect them, in the other END looks at the names itself. Now prune, with *both* numbers as the condition: from the top down, drop whatever can go.
@@ -797,7 +843,10 @@ def prune(s, regions):
 pruned = {s.name: prune(s, ("end", "names", "between")) for s in both}
 for s in both:
     for region in ("names", "between", "end"):
-        print(f"{s.name:14s} {region:8s} {', '.join(f'{l}.{p}' for l, p, r in sorted(pruned[s.name], key=str) if r == region)}")
+        print(
+            f"{s.name:14s} {region:8s} {', '.join(f'{l}.{p}' for l, p, r in sorted(pruned[s.name], key=str) if r == region)}"
+        )
+
 
 # %% tags=["experiment", "finding"]
 def draw(s, n_nodes, n, seed=0):
@@ -814,10 +863,10 @@ for s in both:
     high = torch.tensor(random_ratios[s.name]).quantile(0.95).item()
     print(f"{s.name:14s} at most half of the components: {n <= 5 * s.model.cfg.n_layers / 2}; faithful within a fifth: {0.8 < result['faithfulness'] < 1.2};",
           f"says IO in at least 0.9: {result['says IO'] >= 0.9}; 95 of 100 random sets under half of it: {high < result['faithfulness'] / 2}")  # fmt: skip
-    print("   DEBUG", n, len(circuit), result, round(high, 2))
 
 # %% [markdown]
 # And how much does the idea of silence matter here?
+
 
 # %% tags=["experiment"]
 def silences_of(s):
@@ -837,7 +886,12 @@ for s, circuit in [(known, mine[known.name]), *((s, pruned[s.name]) for s in bot
     for name, values in silences_of(s).items():
         score = scorer(s, values)
         numbers[name][s.name] = faithfulness(score(circuit), score(), score([]))[1]
-plots.plot_bars(numbers, "faithfulness (ratio)", "The same circuits, and how faithful they look under six ideas of silence", band=(0.8, 1.2))
+plots.plot_bars(
+    numbers,
+    "faithfulness (ratio)",
+    "The same circuits, and how faithful they look under six ideas of silence",
+    band=(0.8, 1.2),
+)
 
 # %% tags=["experiment", "finding"]
 for name in next(iter(numbers.values())):
@@ -848,6 +902,7 @@ for name in next(iter(numbers.values())):
 # ## 8. Prove it
 #
 # A mechanism that you understand is one that you can *use*. If the heads of the first layer say at END who gives, then telling them a lie must turn the answer round. If the names come in a bag by one road, then putting a stranger into that bag, there and only there, must make the model say the stranger.
+
 
 # %% tags=["experiment", "finding"]
 def lie(s, nodes):
@@ -884,27 +939,268 @@ def bag(s, region):
     """How often the model names the stranger if the stream before layer 1, in this region alone, has heard of them."""
     tokens, stranger = with_stranger(s)
     source = s.model.run_with_cache(tokens)[1]["resid_pre", 1]
-    put = partial(lambda stream, hook, here: torch.where(here[..., None], source, stream), here=where(s.regions, region))
+    put = partial(
+        lambda stream, hook, here: torch.where(here[..., None], source, stream), here=where(s.regions, region)
+    )
     return says(s, s.model.run_with_hooks(s.tokens, fwd_hooks=[("blocks.1.hook_resid_pre", put)]), stranger).item()
 
 
 strangers = {s.name: {region: bag(s, region) for region in ("names", "between", "rest")} for s in both}
 for name, shares in strangers.items():
-    print(f"{name:14s} a stranger in the bag, and named:", {region: round(share, 1) for region, share in shares.items()})
+    print(
+        f"{name:14s} a stranger in the bag, and named:", {region: round(share, 1) for region, share in shares.items()}
+    )
 
 # %% tags=["experiment"]
 bars = {f"{name}: {what}": {"share": share} for name, row in flips.items() for what, share in row.items()}
-plots.plot_bars(bars, "share of the prompts in which the answer becomes S", "A lie about who gives, told in one place, turns the answer round")
+plots.plot_bars(
+    bars,
+    "share of the prompts in which the answer becomes S",
+    "A lie about who gives, told in one place, turns the answer round",
+)
 
 # %% [markdown]
+# The controls could have come out otherwise, and did not: the same heads elsewhere, all other heads in the same place, the stranger on the wrong road.
+#
 # ## 9. Does it repair itself?
+#
+# The MLPs at END do the subtracting. Take out the strongest of the later ones, and look who is worth more than before.
 
 # %% tags=["experiment", "finding"]
 for s in both:
     score = scores[s.name]
-    alone = {node: ((score() - score(None, [node])).mean() / score().mean()).item() for node in everything_at(s, "end")}
-    late = {node: loss for node, loss in alone.items() if node[0] > 0}
-    gone = max(late, key=late.get)
-    more = takes_over(s, score, [gone], [node for node in alone if node[0] > 0 and node != gone])
-    most = max(more, key=more.get)
-    print(f"{s.name:14s} without {names_of([gone])} at END {1 - late[gone]:.1f} of the difference is left; DEBUG", sorted(((round(v,2),k) for k,v in more.items()), reverse=True)[:4])
+    late = [node for node in everything_at(s, "end") if node[0] > 0]
+    loss = {node: ((score() - score(None, [node])).mean() / score().mean()).item() for node in late}
+    gone = max(loss, key=loss.get)
+    more = takes_over(s, score, [gone], [node for node in late if node != gone])
+    heirs = names_of(node for node in more if more[node] > threshold)
+    print(
+        f"{s.name:14s} without {names_of([gone])} {1 - loss[gone]:.1f} of the difference is left; who takes over: {heirs}"
+    )
+
+# %% [markdown]
+# # Part C: and GPT-2?
+#
+# ## 10. Class by class
+#
+# Wang et al. sort GPT-2 small's 26 heads into seven classes. For each class we ask two things of our models: does a head *look* where that class looks, and does it *act* as that class acts? **Same**: it does both. **Different**: it looks, and does not act so. **Missing**: nobody even looks.
+#
+# One more tool, because a name mover should also *copy*:
+#
+# ### Exercise 12 · `name_copying_score` (optional)
+# *20 minutes, ★★★☆, 3 points*
+#
+# If a head looked at a name and nowhere else, and the logits saw nothing but this head: would the name be among the `k` likeliest tokens? Return the share of names for which it would, for every head.
+#
+# **In:** the model; `stream`, (name, d_model): the residual stream at the names after the first MLP; `names`, their ids; `k`; `sign`: with -1, what the head writes is turned round. Through `ln1` of the head's layer, `W_V`, `b_V`, `W_O`, then the sign, `model.ln_final` and `model.unembed`. **Out:** shape (layer, head).
+#
+# **Example:** for a head that writes exactly what it reads, and names that are their own likeliest tokens, the score is 1.
+
+
+# %% exercise="ioi.name_copying_score"
+def name_copying_score(
+    model, stream: Float[Tensor, "name d_model"], names: Int[Tensor, "name"], k: int = 5, sign: int = 1
+) -> Float[Tensor, "layer head"]:
+    """The share of names among the k likeliest tokens, for every head."""
+    ### BEGIN SOLUTION
+    scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
+    for layer, block in enumerate(model.blocks):
+        for head in range(model.cfg.n_heads):
+            value = block.ln1(stream) @ model.W_V[layer, head] + model.b_V[layer, head]
+            logits = model.unembed(model.ln_final(sign * value @ model.W_O[layer, head]))
+            scores[layer, head] = (logits.topk(k, dim=-1).indices == names[:, None]).any(dim=-1).float().mean()
+    return scores
+    ### END SOLUTION
+
+
+# %% check="ioi.name_copying_score"
+check("ioi.name_copying_score", name_copying_score)
+
+
+# %% tags=["experiment"]
+def copying(s, sign=1):
+    rows = torch.arange(len(s.tokens))
+    return name_copying_score(s.model, s.cache["resid_post", 0][rows, s.at["io"]], s.answers[:, 0], 5, sign)
+
+
+plots.plot_grids(
+    {s.name: copying(s) for s in (known, *both)}, *rows_and_columns(pocket.model), "head", "layer",
+    "The name movers of ioi-known copy what they look at; in pocket, so do heads that move whole bags of names", "share of names copied",
+)  # fmt: skip
+
+
+# %% tags=["experiment"]
+LOOKS = {  # class -> (who looks, where); for all the effect is measured on the clean prompts
+    "previous token": ("s1+1", "s1"),
+    "duplicate token": ("s2", "s1"),
+    "induction": ("s2", "s1+1"),
+    "s-inhibition": ("end", "s2"),
+    "name mover": ("end", "io"),
+    "negative name mover": ("end", "io"),
+    "backup name mover": ("end", "io"),
+}
+
+
+def acts(s, kind, head, movers_found):
+    """Whether a head acts as its class does, by more than the threshold of Part A."""
+    layer, n = head
+    score = scores[s.name]
+    if kind in ("name mover", "negative name mover"):
+        told_logits = -effect(s, path_patch(s.model, s.cache, s.twin_cache, [head], "frozen")).item()
+        return told_logits > threshold if kind == "name mover" else told_logits < -threshold
+    if kind == "backup name mover":
+        gone = [(*mover, "end") for mover in movers_found if mover != head]
+        return (
+            bool(gone)
+            and head not in movers_found
+            and takes_over(s, score, gone, [(*head, "end")])[(*head, "end")] > threshold
+        )
+    if kind == "s-inhibition":  # by way of later heads' queries
+        later = inputs([other for other in heads_of(s.model) if other[0] > layer], "q")
+        return (
+            effect(s, path_patch_to_receivers(s.model, s.tokens, s.cache, s.twin_cache, [head], later, "frozen")).abs()
+            > threshold
+        )
+    role = LOOKS[kind][0]  # the others: the answer suffers without what they say there
+    tagged = [[role if p == at else "" for p in range(s.tokens.shape[1])] for at in s.at[role].tolist()]
+    values = {name: role_means(s.abc_cache[name], s.templates) for name in hooks_of(s.model)}
+    without = knock_out(s.model, s.tokens, values, None, [(*head, role)], tagged)
+    return (1 - difference(s, without) / difference(s, s.logits)).abs() > threshold
+
+
+def classify(s):
+    """class -> (verdict, heads)"""
+    table, movers_found = {}, []
+    for kind, (query, key) in LOOKS.items():
+        looking = found(attention(s, query, key), 0.3)
+        acting = [head for head in looking if acts(s, kind, head, movers_found)]
+        movers_found = acting if kind == "name mover" else movers_found
+        by_looks = kind not in ("negative name mover", "backup name mover")  # these look where name movers look
+        verdict = "same" if acting else "different" if looking and by_looks else "missing"
+        table[kind] = verdict, names_of(acting or looking) if verdict != "missing" else ""
+    return table
+
+
+published = circuits.published("gpt2-ioi").classes()
+measured = {s.name: classify(s) for s in (known, *both)}
+table = {
+    kind: {"GPT-2 small, published": ("", names_of(published[kind]))}
+    | {name: row[kind] for name, row in measured.items()}
+    for kind in LOOKS
+}
+plots.plot_classes(table, "The known circuit has three of GPT-2's seven classes; pocket has none of them")
+
+# %% tags=["experiment", "finding"]
+for kind, row in table.items():
+    print(f"{kind:20s}", " | ".join(f"{name}: {verdict or heads}" for name, (verdict, heads) in row.items() if verdict))
+if MODEL == "gpt2":
+    for kind, heads in published.items():
+        print(
+            kind,
+            "precision and recall:",
+            precision_recall(measured[MODEL][kind][1].split(", "), names_of(heads).split(", ")),
+        )
+
+# %% [markdown]
+# So is the circuit universal? The *task* is the same and the *parts* are the same; the solution is not. What is shared by both seeds of `pocket`: who gives is read at S2 in the first layer, by one or two heads, and MLPs at END subtract. What is not: the road of the names.
+#
+# ### In your own words · 2
+# *2 points, graded by a person*
+#
+# A friend looks at `pocket`'s attention, finds that 0.1 pays most of its attention from END to S2, and writes: "pocket has an S-inhibition head, as GPT-2 has." Which two measurements would you make before you believe it, and what came out here?
+
+# %% [markdown] question="ioi.words-class" points=2
+# Does it carry something that was found out *at* S2 (that the name is a repetition)? Then heads at S2 have to write into its values; in the first layer no head comes before it, and no head looks from S2 to S1. And does it act by way of name movers' queries? Path patching it into the queries, keys and values of all later heads changes nothing; its effect goes through MLPs. So it looks alike and works otherwise: it reads who gives.
+#
+# *Rubric: 1 point for each measurement with its result (its input: nothing is written at S2 that it could read; its receivers: MLPs and not the queries of heads). Attention alone earns nothing.*
+
+# %% [markdown]
+# ## 11. Draw what you found
+
+
+# %% tags=["experiment"]
+def known_edges(s, nodes, threshold):
+    """The edges of acts 2 and 3, each measured by itself."""
+    movers, readers, writers = mine_by_step(s)
+    edges = [
+        circuits.Edge(
+            (*h, "end"), "logits", -effect(s, path_patch(s.model, s.cache, s.twin_cache, [h], "frozen")).item()
+        )
+        for h in movers
+    ]
+    for senders, role, receivers, part in ((readers, "end", movers, "q"), (writers, "s2", readers, "v")):
+        for sender in senders:
+            for receiver in receivers:
+                logits = path_patch_to_receivers(
+                    s.model, s.tokens, s.cache, s.twin_cache, [sender], [(*receiver, part)], "frozen"
+                )
+                edges.append(circuits.Edge((*sender, role), (*receiver, "end"), -effect(s, logits).item(), part))
+    return edges
+
+
+def mine_by_step(s):
+    movers = found(to_logits(s, "frozen"), threshold)
+    readers = found(to_receivers(s, inputs(movers, "q")), threshold)
+    return movers, readers, found(to_receivers(s, inputs(readers, "v")), threshold)
+
+
+def pocket_edges(s):
+    """From the heads that read S2 to each MLP at END, from MLP to MLP, and from each of these to the logits."""
+    nodes = [(*head, "end") for head in givers[s.name]] + [n for n in pruned[s.name] if n[1] == "mlp" and n[2] == "end"]
+    at_end = where(s.regions, "end")
+    edges = []
+    for sender in nodes:
+        for receiver in [n for n in nodes if n[1] == "mlp" and n[0] >= sender[0] and n != sender] + ["logits"]:
+            to = "logits" if receiver == "logits" else [receiver[:2]]
+            logits = paths.path_patch(s.model, s.tokens, s.cache, s.twin_cache, [sender[:2]], to, where=at_end)
+            edges.append(circuits.Edge(sender, receiver, -effect(s, logits).item()))
+    return nodes, edges
+
+
+kinds = dict(zip(("name mover", "s-inhibition", "duplicate token"), mine_by_step(known)))
+classes = {
+    circuits.Node(*h, "s2" if kind == "duplicate token" else "end"): kind for kind, hs in kinds.items() for h in hs
+}
+edges = known_edges(known, mine[known.name], threshold)
+plots.plot_circuit(
+    circuits.Circuit(tuple(classes), tuple(edges), classes),
+    "ioi-known: a note is written at S2, fetched by END, and turns the name movers' eyes",
+    0.05,
+    "share of the decision",
+)
+
+# %% tags=["experiment"]
+nodes, edges = pocket_edges(pocket)
+classes = {circuits.Node(*n): "MLP" if n[1] == "mlp" else "reads S2" for n in nodes}
+plots.plot_circuit(
+    circuits.Circuit(tuple(classes), tuple(edges), classes),
+    f"{pocket.name}: heads of the first layer tell the MLPs at END who gives; nothing goes by way of heads", 0.05, "share of the decision",
+)  # fmt: skip
+
+# %% [markdown]
+# ## Caveats
+#
+# - **A metric sees what it compares.** IO against S is blind to how IO got there (act 7). Always look at a second one.
+# - **Faithfulness is a number about an ablation** as much as about a circuit (act 7: the same circuits, six silences). State the reference distribution.
+# - **Path patching answers the question that you freeze.** With MLPs frozen it sees edges, with MLPs that respond all paths through them (act 6). Say which.
+# - **Removing one node at a time** makes backed-up heads look useless (act 5), and thresholds that were fixed on halves miss thirds (act 3).
+# - **A pruned circuit is one of many.** `prune` depends on its order; another order keeps other heads of the bag. What it shows is that so few *suffice*.
+# - **`ioi-known` was made**: its circuit is cleaner than anything that grew. That a method finds it is necessary, not sufficient.
+#
+# ## Going on
+#
+# 1. **The bag, bigger.** With a third name in the prompt (`tasks.ioi(..., third_name=True)`): whom does `pocket` choose, and does the lie of act 8 still work? *A good answer predicts it from the mechanism before it runs it.*
+# 2. **Which neurons subtract?** Path patch the heads that read S2 into single neurons of the MLPs at END. *A good answer finds few or many, with a random set of neurons beside them.*
+# 3. **A harder mark.** Find the circuit of `ioi-known-hard` with the threshold of act 2 and be marked on it. *A good answer explains every head that it misses or adds.*
+#
+# On `gpt2`: `MODEL = "gpt2"` in the set-up cell runs parts B and C on it (a download of 500 MB, and an hour of CPU, mostly in `prune`); the table then gets a column of measured heads beside the published ones, with precision and recall for each class. Here that was run on other models only.
+#
+# **Papers**
+# - Wang et al. 2023, [Interpretability in the Wild](https://arxiv.org/abs/2211.00593): all of it; section 4 for the three criteria.
+# - Goldowsky-Dill et al. 2023, [Path patching](https://arxiv.org/abs/2304.05969): read it for what exactly is frozen.
+# - Gupta et al. 2024, [InterpBench](https://arxiv.org/abs/2407.14494): how a circuit is put into a model, so that methods can be marked.
+# - Makelov et al. 2023, [Is this the subspace you are looking for?](https://arxiv.org/abs/2311.17030): how an intervention can succeed for the wrong reason.
+# - Miller et al. 2024, [Transformer circuit faithfulness metrics are not robust](https://arxiv.org/abs/2407.08734): act 7, at length.
+
+# %% tags=["experiment"]
+progress()
