@@ -138,9 +138,8 @@ MEAN_LOGIT_DIFF = Exercise(
 
 
 def mover_cases(seed: int) -> Iterable[Case]:
-    for k, (batch, length, sizes) in enumerate(
-        [(5, 9, {}), (1, 7, {}), (4, 10, {"processed": True}), (6, 8, {"attention_only": True, "heads": 3})]
-    ):
+    sizes_of: list[dict[str, Any]] = [{}, {}, {"processed": True}, {"attention_only": True, "heads": 3}]
+    for k, ((batch, length), sizes) in enumerate(zip([(5, 9), (1, 7), (4, 10), (6, 8)], sizes_of, strict=True)):
         model, tokens, at = (
             random_gpt2(seed + k, **sizes),
             ids(seed + k, batch, length),
@@ -593,16 +592,16 @@ def _path_from_below(model: Any, cache: Any, source_cache: Any, senders: Any, ml
 
 
 def receiver_cases(seed: int) -> Iterable[Case]:
-    for k, (batch, length, senders, receivers, mlps, sizes) in enumerate(
+    for k, (batch, length, senders, receivers, mlps) in enumerate(
         [
-            (3, 7, [(0, 1)], [(1, 0, "q")], "frozen", {}),
-            (2, 6, [(0, 1)], [(2, 0, "v")], "recomputed", {}),
-            (1, 6, [(0, 0), (1, 1)], [(2, 1, "v"), (2, 0, "q")], "frozen", {}),
-            (2, 7, [(0, 1)], [(1, 0, "v"), (2, 1, "k"), (2, 1, "v")], "recomputed", {}),
-            (2, 6, [(1, 0)], [(1, 1, "v")], "recomputed", {}),
+            (3, 7, [(0, 1)], [(1, 0, "q")], "frozen"),
+            (2, 6, [(0, 1)], [(2, 0, "v")], "recomputed"),
+            (1, 6, [(0, 0), (1, 1)], [(2, 1, "v"), (2, 0, "q")], "frozen"),
+            (2, 7, [(0, 1)], [(1, 0, "v"), (2, 1, "k"), (2, 1, "v")], "recomputed"),
+            (2, 6, [(1, 0)], [(1, 1, "v")], "recomputed"),
         ]
     ):
-        model = random_gpt2(seed + k, **sizes)
+        model = random_gpt2(seed + k)
         here, there = twins(seed + k, batch, length, [1, 2, 4])
         yield Case(
             {
