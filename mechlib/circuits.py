@@ -14,8 +14,8 @@ completeness    for any K in C, is F(C without K) close to F(M without K)? If no
 minimality      for every node v, is there a K in C such that F(C without K) changes when v goes too?
 
 `scorer` gives F. The definitions, and mean ablation by role over prompts with three unrelated names ("ABC"), are those
-of Wang et al. 2023, "Interpretability in the Wild" (https://arxiv.org/abs/2211.00593). Not supported: grouped-query
-attention is fine, but models that run attention and MLP side by side have no "later MLP" to speak of.
+of Wang et al. 2023, "Interpretability in the Wild" (https://arxiv.org/abs/2211.00593). Chan et al. 2022, "Causal
+Scrubbing" (https://www.alignmentforum.org/posts/JvZhhzycHu2Yd57RN), have resampling.
 """
 
 import itertools
@@ -436,6 +436,7 @@ class Published:
     model: str
     source: str
     numbers: Mapping[str, float]
+    wordings: tuple[str, ...]  # of the prompts, with the slots of `tasks.ioi`
 
     def classes(self) -> dict[str, tuple[Head, ...]]:
         """The heads of each class, in the paper's order."""
@@ -449,7 +450,9 @@ def published(name: str = "gpt2-ioi") -> Published:
     if name not in names:
         raise ValueError(f"there is no published circuit {name!r}; there are {', '.join(names)}.")
     content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return Published(known.parse(content), content["model"], content["source"], content["numbers"])
+    return Published(
+        known.parse(content), content["model"], content["source"], content["numbers"], tuple(content["wordings"])
+    )
 
 
 # ---- what can go wrong, in one sentence

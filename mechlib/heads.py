@@ -232,15 +232,17 @@ def s_inhibition_score(
 
     A mean over movers and prompts, between -2 and 2; about 2 if this head alone makes them look at IO, and they look at
     S1 without it. In `source_cache` the prompts do not say who is repeated ("random"), or say that it is the other
-    ("s2"). 0 for heads that no mover comes after.
+    ("s2"). 0 for heads that no mover comes after. Raises ValueError without movers.
     """
+    if not movers:
+        raise ValueError("name the name movers first: these are the heads whose attention is turned.")
     rows = torch.arange(len(end), device=end.device)
 
     def preference(layer: int, head: int, queries: Tensor) -> Tensor:
         pattern = attention_pattern(queries, cache["k", layer][:, :, head])[rows, end]
         return (pattern[rows, io] - pattern[rows, s1]).mean()
 
-    scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
+    scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, device=end.device)
     for layer, head in ((layer, head) for layer in range(max(movers)[0]) for head in range(model.cfg.n_heads)):
         streams = patched_streams(model, cache, source_cache, [(layer, head)], mlps == "recomputed")
         for later, mover in movers:

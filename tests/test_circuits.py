@@ -1,10 +1,13 @@
 """Circuits: knocking out and judging what is left, on models whose circuit is known, with cases that must fail."""
 
 import itertools
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from mechlib import circuits, models, tasks
 from mechlib.checker import recipes
@@ -28,6 +31,9 @@ from mechlib.circuits import (
 )
 from mechlib.handmade import handmade
 from mechlib.metrics import logit_diff
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import gpt2_ioi
 
 GATE_ROLES = [["bos", "x", "y", "end"]]
 CHAIN_ROLES = [["bos", "x", "dot", "end"]]
@@ -374,3 +380,39 @@ def test_minimality_of_what_is_not_there():
         minimality_score(score, [(0, 0), (0, 1)], (0, 2))
     with pytest.raises(ValueError, match="11 nodes have too many subsets"):
         minimality_score(score, [(layer, head) for layer in range(2) for head in range(6)], (0, 0))
+
+
+# ---- GPT-2's published circuit, on a model that has no circuit: the code runs, and the claims are refused
+
+
+def test_the_comparison_with_gpt2_runs_and_refuses_random_weights():
+    """Twelve layers of twelve heads with random weights. This proves that every number can be computed, and that the
+    comparison can fail; that the numbers agree on the real gpt2, .github/workflows/gpt2.yml has to show."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = GPT2LMHeadModel(GPT2Config(n_embd=48, vocab_size=796, n_positions=32, bos_token_id=0, eos_token_id=0))
+    model = models.bridge(network, recipes.model("pocket").tokenizer, device="cpu")
+    with torch.no_grad():
+        measured = gpt2_ioi.measure(model, n=12)
+    assert all(value == value for value in measured.values())
+    assert len(set(measured["hurt most when patched"])) == 3 and len(set(measured["help most when patched"])) == 2
+    refused = [sentence for sentence, holds in gpt2_ioi.CLAIMS if not holds(measured)]
+    assert len(refused) >= 4 and any("3.56" in sentence for sentence in refused)
+    good = {
+        **measured,
+        **gpt2_ioi.PAPER.numbers,
+        "hurt most when patched": [(9, 9), (10, 0), (9, 6)],
+        "help most when patched": [(10, 7), (11, 10)],
+        "name movers copy": 1.0,
+    }
+    assert all(holds(good) for _, holds in gpt2_ioi.CLAIMS)
+
+
+def test_the_papers_prompts():
+    prompts = gpt2_ioi.prompts(recipes.model("pocket").tokenizer, 20)
+    for prompt in prompts:
+        words, twin = prompt.text.replace(",", " ,").split(), prompt.corrupted.replace(",", " ,").split()
+        assert len(words) == len(twin) and sum(a != b for a, b in zip(words, twin)) == 3
+        assert words.count(prompt.distractor.strip()) == 2 and words.count(prompt.answer.strip()) == 1
+        assert not {prompt.answer.strip(), prompt.distractor.strip()} & set(twin)
+    assert {prompt.labels["order"] for prompt in prompts} == {"ABBA", "BABA"}
