@@ -729,12 +729,12 @@ for s in both:
     frozen, recomputed = (found(told[s.name][mlps], threshold) for mlps in ("frozen", "recomputed"))
     looks = second_mention_score(s.cache, s.model.cfg.n_layers, s.at)
     givers[s.name] = [head for head in recomputed if looks[head] > 0.5]
-    print(
-        f"{s.name:14s} frozen: {names_of(frozen)} | recomputed: {names_of(recomputed)} | of these look at S2: {names_of(givers[s.name])}"
-    )
+    print(f"{s.name:14s} frozen: {names_of(frozen)} | recomputed, and look at S2: {names_of(givers[s.name])}")
+apart = (to_logits(known, "recomputed") - straight).abs().max()
+print(f"{known.name:14s} the two conventions differ by less than a tenth, for every head: {bool(apart < 0.1)}")
 
 # %% [markdown]
-# Neither convention is wrong. Frozen MLPs ask for the *edge* from a head to the logits: there is none. Responding MLPs ask for all paths through MLPs: that is where the whole decision goes. In `ioi-known` both gave the same answer, because its MLPs do nothing.
+# Neither convention is wrong. Frozen MLPs ask for the *edge* from a head to the logits: there is none. Responding MLPs ask for all paths through MLPs: that is where the whole decision goes. In `ioi-known` both tell the same story, because its MLPs do next to nothing.
 #
 # These heads read S2 in the *first* layer: no head before them can have noted that S2 is a repetition, so what they carry to END is simply who gives. They are no S-inhibition heads, though they look like them; and there is nobody whose queries they would steer. Two controls:
 
@@ -746,7 +746,7 @@ for s in both:
     )  # fmt: skip
     repeats = attention(s, "s2", "s1").max()
     print(
-        f"{s.name:14s} effect by way of all later heads: {by_heads + 0:.1f}; most attention from S2 to S1 of any head: {repeats:.1f}"
+        f"{s.name:14s} effect by way of all later heads: {by_heads.abs():.1f}; most attention from S2 to S1 of any head: {repeats:.1f}"
     )
 
 # %% [markdown]
@@ -864,6 +864,23 @@ for s in both:
     print(f"{s.name:14s} at most half of the components: {n <= 5 * s.model.cfg.n_layers / 2}; faithful within a fifth: {0.8 < result['faithfulness'] < 1.2};",
           f"says IO in at least 0.9: {result['says IO'] >= 0.9}; 95 of 100 random sets under half of it: {high < result['faithfulness'] / 2}")  # fmt: skip
 
+# %% tags=["experiment"]
+for s in both:
+    n = len({node[:2] for node in pruned[s.name]})
+    print(f"{s.name:14s} {n} of {5 * s.model.cfg.n_layers} components, at {len(pruned[s.name])} places")
+chosen = {s.name: mine[s.name] for s in (known, other)} | pruned
+bars = {}
+for name, circuit in chosen.items():
+    score = scores[name]
+    bars[name] = {"faithfulness": faithfulness(score(circuit), score(), score([]))[1]}
+plots.plot_bars(
+    bars,
+    "faithfulness (ratio)",
+    "Every circuit is far from 100 random sets of its size (dots)",
+    (0.8, 1.2),
+    random_ratios,
+)
+
 # %% [markdown]
 # And how much does the idea of silence matter here?
 
@@ -947,16 +964,21 @@ def bag(s, region):
 
 strangers = {s.name: {region: bag(s, region) for region in ("names", "between", "rest")} for s in both}
 for name, shares in strangers.items():
-    print(
-        f"{name:14s} a stranger in the bag, and named:", {region: round(share, 1) for region, share in shares.items()}
-    )
+    road = max(shares, key=shares.get)
+    print(f"{name:14s} named in most prompts, if the stranger comes by way of: {road} ({shares[road] > 0.7});",
+          f"hardly ever, from the rest: {shares['rest'] < 0.1}")  # fmt: skip
 
 # %% tags=["experiment"]
 bars = {f"{name}: {what}": {"share": share} for name, row in flips.items() for what, share in row.items()}
+bars |= {
+    f"{name}: a stranger in the stream, {region}": {"share": share}
+    for name, row in strangers.items()
+    for region, share in row.items()
+}
 plots.plot_bars(
     bars,
-    "share of the prompts in which the answer becomes S",
-    "A lie about who gives, told in one place, turns the answer round",
+    "share of the prompts in which the answer becomes S, or the stranger",
+    "A lie about who gives turns the answer round, and a stranger on the right road is named",
 )
 
 # %% [markdown]
@@ -966,7 +988,7 @@ plots.plot_bars(
 #
 # The MLPs at END do the subtracting. Take out the strongest of the later ones, and look who is worth more than before.
 
-# %% tags=["experiment", "finding"]
+# %% tags=["experiment"]
 for s in both:
     score = scores[s.name]
     late = [node for node in everything_at(s, "end") if node[0] > 0]
