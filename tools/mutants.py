@@ -67,6 +67,10 @@ SAME_REASON = {
     "patching.residual_sweep": "there are two directions, and in alphabetical order this picks the same",
     "patching.corrupt_by_noise": "refusing positions that are not there is the library's part, not asked of students",
     "patching.attention_knockout": "refusing a layer that is not there is the library's part, not asked of students",
+    "ioi.name_mover_score": "what reads the stream has two axes: 1 is the last one",
+    "ioi.path_patch": "there are two conventions, and in alphabetical order this picks the same",
+    "ioi.faithfulness": "refusing a model that is no better than nothing is the library's part, not asked of students",
+    "ioi.name_copying_score": "a batch of one, two axes, and a LayerNorm behind it that takes the size away: the same",
     "patching.metric_table": "no metric comes near the bound, which the exercise leaves to the student's judgement",
 }
 

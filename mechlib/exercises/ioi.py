@@ -1262,14 +1262,19 @@ def _knock_by_component(model: Any, tokens: Tensor, values: dict, keep: Any, dro
 
 
 def faith_cases(seed: int) -> Iterable[Case]:
-    for batch, note in [(6, ""), (1, "a single prompt"), (9, "a prompt on which nothing and the model agree")]:
-        model = draws(seed, batch, dtype=torch.float64) + 4
+    for batch, model_at, circuit_at, note in [
+        (6, 4, 3, ""),
+        (1, 4, 3, "a single prompt"),
+        (9, 4, 3, "a prompt on which nothing and the model agree"),
+        (5, 4, 9, "a circuit that does more than the model"),
+        (4, -6, -5, "a metric that the model lowers"),
+    ]:
+        model = draws(seed, batch, dtype=torch.float64) * 0.5 + model_at
         empty = draws(seed + 1, batch, dtype=torch.float64) * 0.5 + 0.7
         if batch == 9:
             empty[2] = model[2]
-        yield Case(
-            {"circuit": draws(seed + 2, batch, dtype=torch.float64) + 3, "model": model, "empty": empty}, note=note
-        )
+        circuit = draws(seed + 2, batch, dtype=torch.float64) * 0.5 + circuit_at
+        yield Case({"circuit": circuit, "model": model, "empty": empty}, note=note)
 
 
 def _both(difference: Tensor, ratio: Tensor) -> tuple[float, float]:
@@ -1566,19 +1571,16 @@ def copying_cases(seed: int) -> Iterable[Case]:
             (40, {"vocabulary": 31, "processed": True, "heads": 3}, 3, 1, "the top three"),
             (30, {"vocabulary": 26, "heads": 3, "layers": 2}, 8, 1, "the top eight"),
             (1, {"vocabulary": 20}, 10, 1, "a single name"),
+            (60, {"vocabulary": 27}, None, None, "without k and sign: 5 and 1"),
         ]
     ):
         generator = torch.Generator().manual_seed(seed + k)
-        yield Case(
-            {
-                "model": random_gpt2(seed + k, **sizes),
-                "stream": draws(seed + k, names, 5 * sizes.get("heads", 2)) + 0.4,
-                "names": torch.randint(0, sizes["vocabulary"], (names,), generator=generator),
-                "k": most,
-                "sign": sign,
-            },
-            note=note,
-        )
+        inputs = {
+            "model": random_gpt2(seed + k, **sizes),
+            "stream": draws(seed + k, names, 5 * sizes.get("heads", 2)) + 0.4,
+            "names": torch.randint(0, sizes["vocabulary"], (names,), generator=generator),
+        }
+        yield Case(inputs | ({} if most is None else {"k": most, "sign": sign}), note=note)
 
 
 def _copying(
@@ -1593,7 +1595,7 @@ def _copying(
 ) -> Callable:
     """name_copying_score with one thing done otherwise."""
 
-    def answer(model: Any, stream: Tensor, names: Tensor, k: int, sign: int) -> Tensor:
+    def answer(model: Any, stream: Tensor, names: Tensor, k: int = 5, sign: int = 1) -> Tensor:
         scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
         for layer, block in enumerate(model.blocks):
             read = block.ln1(stream) if norm else stream
@@ -1656,7 +1658,7 @@ NAME_COPYING_SCORE = Exercise(
     ],
     equivalents=[
         _copying(),
-        lambda model, stream, names, k, sign: torch.stack(
+        lambda model, stream, names, k=5, sign=1: torch.stack(
             [
                 torch.stack(
                     [_copying_by_rank(model, stream, names, layer, head, k, sign) for head in range(model.cfg.n_heads)]

@@ -694,6 +694,11 @@ for s in (known, other, hard):
     print(f"{s.name:17s} without its name movers {left:.1f} of the difference is left; who takes over: {heirs}")
 
 # %% [markdown]
+# Where nothing stands by, nothing takes over: self-repair is not a law. In `ioi-known-hard` two heads are worth more than before: 3.0, which was trained to stand by, and 2.0, of which the truth file says nothing. What such a file does not list is not known, which is not the same as absent.
+#
+# What would have fooled us: removing heads one at a time, as everybody does first. By that measure the three name movers of this model hardly matter.
+
+# %% [markdown]
 # # Part B: a circuit that nobody put there
 #
 # `pocket` learned the same task by predicting text. Same prompts, same tools, same threshold.
@@ -1001,6 +1006,9 @@ for s in both:
     )
 
 # %% [markdown]
+# One seed shifts some of the work to other heads, the other does not. Again: look for it, do not assume it.
+
+# %% [markdown]
 # # Part C: and GPT-2?
 #
 # ## 10. Class by class
@@ -1206,6 +1214,7 @@ plots.plot_circuit(
 # - **Faithfulness is a number about an ablation** as much as about a circuit (act 7: the same circuits, six silences). State the reference distribution.
 # - **Path patching answers the question that you freeze.** With MLPs frozen it sees edges, with MLPs that respond all paths through them (act 6). Say which.
 # - **Removing one node at a time** makes backed-up heads look useless (act 5), and thresholds that were fixed on halves miss thirds (act 3).
+# - **Random sets are as weak as you make them.** Ours put any component at any place. Keep the MLPs, exchange only the heads, and chance has an easier game: try it.
 # - **A pruned circuit is one of many.** `prune` depends on its order; another order keeps other heads of the bag. What it shows is that so few *suffice*.
 # - **`ioi-known` was made**: its circuit is cleaner than anything that grew. That a method finds it is necessary, not sufficient.
 #
