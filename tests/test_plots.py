@@ -74,6 +74,11 @@ FIGURES = {
         {"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t", {"m": {"p": False, "q": False}}
     ),
     "circuit": lambda: plots.plot_circuit(CIRCUIT, "t", weakest=0.01),
+    "movers": lambda: plots.plot_movers({"a": (D[:, :3], D[:, 3:] - 0.5)}, "x", "y", "t"),
+    "horizontal_bars": lambda: plots.plot_horizontal_bars(
+        {"a": {"x": 1.0, "y": 0.2}, "b": {"x": -0.3}}, "x", "t", band=(0.8, 1.2), dots={"b": [0.1, 0.2]}
+    ),
+    "classes": lambda: plots.plot_classes({"mover": {"m": ("same", "9.9"), "n": ("missing", "")}}, "t"),
 }
 
 

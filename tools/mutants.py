@@ -53,6 +53,13 @@ METRIC_TABLE = (
     "'prior_independent': bool((m['tilted'].mean() - m['even'].mean()).abs() <= span / 100), "
     "'fooled': bool(effect > 0.1)}"
 )
+# Exercises whose survivors all live for one reason.
+SAME_REASON = {
+    "ioi.name_mover_score": "what reads the stream has two axes: 1 is the last one",
+    "ioi.path_patch": "there are two conventions, and in alphabetical order this picks the same",
+    "ioi.faithfulness": "refusing a model that is no better than nothing is the library's part, not asked of students",
+    "ioi.name_copying_score": "a batch of one, two axes, and a LayerNorm behind it that takes the size away: the same",
+}
 
 REASONS: dict[tuple[str, str], str] = {
     ("superposition.superposition_index", "unit = W / norms.where(norms != 0, torch.ones_like(norms))"): NORM,
@@ -290,7 +297,7 @@ def rejected(rows: dict[str, dict[str, Any]]) -> str:
 
 def reason(id: str, line: str) -> str:
     """Why a survivor is a right answer."""
-    return REASONS.get((id, line), "no reason known")
+    return REASONS.get((id, line)) or SAME_REASON.get(id, "no reason known")
 
 
 def page(rows: dict[str, dict[str, Any]]) -> str:

@@ -91,12 +91,30 @@ def activations(model: Any, tokens: torch.Tensor) -> Any:
         return model.run_with_cache(tokens)[1]
 
 
+def score(nodes: list[Any], values: torch.Tensor, pairs: list[Any], worth: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """F of sets of nodes (`mechlib.circuits.Score`) without a model, so that the right answers are known.
+
+    For each prompt, every node adds its value [batch node] while it works, and every pair of nodes (their numbers) its
+    worth [batch pair] while one of the two works: they back each other up.
+    """
+    names = [tuple(node) for node in nodes]
+
+    def score(keep: Any = None, without: Any = ()) -> torch.Tensor:
+        works = set(names if keep is None else map(tuple, keep)) - set(map(tuple, without))
+        alive = [name in works for name in names]
+        backed = [alive[i] or alive[j] for i, j in pairs]
+        return (values * torch.tensor(alive)).sum(dim=1) + (worth * torch.tensor(backed, dtype=torch.bool)).sum(dim=1)
+
+    return score
+
+
 BUILDERS: dict[str, Callable[..., Any]] = {
     "generator": generator,
     "handmade": handmade,
     "model": model,
     "gpt2": gpt2,
     "activations": activations,
+    "score": score,
 }
 KEPT: tuple[Any, ...] = (handmade, model, gpt2)
 
@@ -121,7 +139,7 @@ def witness(value: Any) -> Any:
         return {"hooks left": _count_hooks(value), "weights": _fingerprint(value.parameters())}
     if type(value).__name__ == "ActivationCache":
         return {"activations": _fingerprint(value.cache_dict.values())}
-    return value
+    return "a function" if callable(value) else value
 
 
 def restore(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from mechlib.plots.induction import (
     plot_tables,
     plot_training,
 )
+from mechlib.plots.ioi import plot_classes, plot_horizontal_bars, plot_movers
 from mechlib.plots.logit_lens import (
     plot_depth_matrix,
     plot_depths,
@@ -71,5 +72,8 @@ __all__ = [
     "plot_spectra",
     "plot_training",
     "plot_sweeps",
+    "plot_horizontal_bars",
+    "plot_classes",
+    "plot_movers",
     "plot_circuit",
 ]
