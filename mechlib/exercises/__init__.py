@@ -14,6 +14,7 @@ TOPICS = [
     "induction",
     "logit_lens",
     "patching",
+    "sae",
 ]  # in the order of the chapters; each names a module here and the first half of its exercises' ids
 
 
