@@ -85,11 +85,11 @@ def gpt2(
     return models.bridge(network, word_tokenizer(words), device="cpu", processed=processed)
 
 
-def sae(seed: int, d_in: int, width: int) -> Any:
+def sae(seed: int, d_in: int, d_sae: int) -> Any:
     """A sparse autoencoder with random parameters, on the CPU: decoder rows of any length, no bias is zero."""
     from mechlib.sae import SAE
 
-    made, draws = SAE(d_in, width), generator(seed)
+    made, draws = SAE(d_in, d_sae), generator(seed)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=draws))

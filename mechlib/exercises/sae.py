@@ -256,7 +256,9 @@ def _same_start(expected: Any, got: Any) -> Difference | None:
     for name in names:
         if difference := close(torch.zeros_like(expected[name]), torch.zeros_like(got[name]), path=name):
             return difference
-    return next((Difference("value", text) for text, holds in _start_properties(got).items() if not holds), None)
+    theirs = _start_properties(got)
+    sentences = [sentence for sentence, holds in _start_properties(expected).items() if theirs[sentence] != holds]
+    return Difference("value", sentences[0]) if sentences else None
 
 
 def _start_properties(parameters: dict[str, Tensor]) -> dict[str, bool]:
@@ -686,7 +688,7 @@ def _same_shares(given: dict[str, Any]) -> comparing.Compare:
 
     def drawn(result: Any) -> Tensor:
         directions = _unit(given["x"] - given["b_dec"])
-        return (_cosines(result[2][given["dead"]], directions) > 0.999).double()
+        return (_cosines(directions, result[2][given["dead"]]) > 0.999).double()  # one row for each dead latent
 
     def alive(result: Any) -> list[Tensor]:
         keep = ~given["dead"]
@@ -909,12 +911,13 @@ def _topk_of_batch(pre: Tensor, k: int) -> Tensor:
 
 
 def _loop_topk(pre: Tensor, k: int) -> Tensor:
-    out = torch.zeros_like(pre)
-    rows, result = pre.reshape(-1, pre.shape[-1]), out.view(-1, pre.shape[-1])
-    for row, target in zip(rows, result, strict=True):
+    rows = []
+    for row in pre.reshape(-1, pre.shape[-1]):
+        kept = torch.zeros_like(row)
         for latent in row.argsort(descending=True)[:k].tolist():
-            target[latent] = row[latent].clamp(min=0)
-    return out
+            kept[latent] = row[latent].clamp(min=0)
+        rows.append(kept)
+    return torch.stack(rows).view(pre.shape)
 
 
 TOPK_ACTIVATION = Exercise(
@@ -1285,9 +1288,8 @@ def recovered_cases(seed: int) -> Iterable[Case]:
         [
             (3, 7, SITES[0], {}, ""),
             (1, 9, SITES[2], {}, "a batch of one"),
-            (5, 5, SITES[1], {}, "as many prompts as positions"),
-            (4, 6, SITES[3], {"attention_only": True}, "a model without MLPs"),
-            (2, 8, SITES[0], {"heads": 3, "layers": 2, "processed": True}, "two layers, three heads, processed weights"),
+            (4, 4, SITES[3], {"attention_only": True}, "a model without MLPs, as many prompts as positions"),
+            (2, 8, SITES[0], {"heads": 3, "layers": 2}, "two layers, three heads"),
         ]
     ):
         model, d_model = random_gpt2(seed + k, **sizes), 5 * sizes.get("heads", 2)
@@ -1333,10 +1335,6 @@ def recovering(
     return answer
 
 
-def _last_only(sae: Any, x: Tensor) -> Tensor:
-    return torch.cat([x[:, :-1], sae(x[:, -1:])], dim=1)
-
-
 def _recovered_from_cache(model: Any, sae: Any, site: str, tokens: Tensor) -> Tensor:
     x = model.run_with_cache(tokens)[1][site]
     stand_ins = {"clean": x, "spliced": sae(x), "ablated": x.flatten(0, 1).mean(0).repeat(*x.shape[:2], 1)}
@@ -1362,7 +1360,7 @@ LOSS_RECOVERED = Exercise(
         Mistake(
             "zero_ablation",
             recovering(ablate=torch.zeros_like),
-            "The worst case here is zero. Activations are never near zero, so that makes every SAE look good: use their mean.",
+            "This ablates with zero, or with one number for all dimensions, which a LayerNorm cannot tell from zero. Use the mean *vector*: activations are never near zero, so against zero every SAE looks good.",
         ),
         Mistake(
             "mean_at_each_position",
@@ -1373,16 +1371,6 @@ LOSS_RECOVERED = Exercise(
             "mean_of_each_prompt",
             recovering(ablate=lambda x: x.mean(dim=1, keepdim=True).expand_as(x)),
             "Each prompt has a mean of its own here. Take one mean vector, over prompts and positions.",
-        ),
-        Mistake(
-            "mean_of_the_vector",
-            recovering(ablate=lambda x: x.mean(dim=-1, keepdim=True).expand_as(x)),
-            "This averages over the dimensions of each vector. The mean is a vector, over prompts and positions.",
-        ),
-        Mistake(
-            "one_number",
-            recovering(ablate=lambda x: x.mean().expand_as(x)),
-            "x.mean() is a single number. The mean is a vector, over prompts and positions: x.mean(dim=(0, 1)).",
         ),
         Mistake(
             "lost",
@@ -1413,11 +1401,6 @@ LOSS_RECOVERED = Exercise(
             "codes_for_activations",
             recovering(splice=lambda sae, x: x - sae(x)),
             "This puts in what the SAE misses. Put in the reconstruction, sae.decode(sae.encode(x)).",
-        ),
-        Mistake(
-            "last_position",
-            recovering(splice=_last_only),
-            "The reconstruction is put in at the last position alone. Put it in everywhere.",
         ),
         Mistake(
             "own_token",
