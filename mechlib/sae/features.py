@@ -104,21 +104,23 @@ def best_detectors(
     The search is exhaustive: every unit, both signs (or only those in `signs`), a threshold between any two values.
     So the choice fits these tokens better than others: report the score of another split.
     """
-    n_tokens, n_units = activations.shape
     labels = concepts.float()
     positives = labels.sum(dim=0)
-    fired = torch.arange(1, n_tokens + 1)
     best = [Detector(0, 1, float("inf"), -1.0) for _ in positives]
-    for unit in range(n_units):
+    for unit in range(activations.shape[1]):
         for sign in signs:
-            values, order = (sign * activations[:, unit]).sort(descending=True)
-            last = torch.cat([values[1:] < values[:-1], torch.ones(1, dtype=torch.bool)])  # ties are one threshold
-            at = last.nonzero().flatten()
-            hits = labels[order].cumsum(dim=0)[at]
-            f1 = 2 * hits / (fired[at, None] + positives)
+            values = sign * activations[:, unit]
+            lowest = values.min()
+            above = (values > lowest).nonzero().flatten()  # firing everywhere is no detector; most codes are 0
+            values, order = values[above].sort(descending=True)
+            below = torch.cat([values[1:], lowest[None]])
+            ends = (below < values).nonzero().flatten()  # equal values are on the same side of any threshold
+            hits = labels[above[order]].cumsum(dim=0)[ends]
+            f1 = 2 * hits / (ends[:, None] + 1 + positives)
+            if len(ends) == 0:
+                continue
             for concept, (score, i) in enumerate(zip(*(row.tolist() for row in f1.max(dim=0)))):
                 if score > best[concept].f1:
-                    end = at[i].item()
-                    below = values[end + 1].item() if end + 1 < n_tokens else values[end].item() - 1.0
-                    best[concept] = Detector(unit, sign, (values[end].item() + below) / 2, score)
+                    threshold = (values[ends[i]] + below[ends[i]]).item() / 2
+                    best[concept] = Detector(unit, sign, threshold, score)
     return best

@@ -116,6 +116,7 @@ class SAE(nn.Module):
         if activation == "topk" and (k is None or not 1 <= k <= d_sae):
             raise ValueError(f"k is {k}, and there are {d_sae} latents: choose a k from 1 to {d_sae}.")
         self.activation, self.k, self.bandwidth = activation, k, bandwidth
+        self.card: dict[str, Any] = {}  # what is known about a saved one
         directions = torch.randn(d_sae, d_in, generator=generator)
         directions /= directions.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(directions)

@@ -61,7 +61,7 @@ def remove_parallel_gradient(
 @torch.no_grad()
 def normalise_decoder(sae: SAE) -> None:
     """Put the decoder's rows back to length 1, in place."""
-    sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True)
+    sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
 
 
 # ---- dead latents
@@ -150,9 +150,9 @@ def train(
         sae.b_dec.data.copy_(activations.mean(dim=0) / scale)
     normalise_decoder(sae)
     optimizer = torch.optim.Adam(sae.parameters(), lr=lr, fused=True)
-    run = {"d_in": sae.d_in, "d_sae": sae.d_sae, "activation": sae.activation, "k": sae.k, "rows": len(activations)}
+    run: dict[str, Any] = {"d_in": sae.d_in, "d_sae": sae.d_sae, "activation": sae.activation, "k": sae.k}
     run |= {"steps": steps, "batch_size": batch_size, "lr": lr, "sparsity": sparsity, "scale": scale, "seed": seed}
-    run |= {"resample_every": resample_every}
+    run |= {"rows": len(activations), "resample_every": resample_every}
     file = Path(checkpoint) if checkpoint is not None else None
     first, history, fired = _resume(file, run, sae, optimizer)
 
