@@ -45,11 +45,12 @@ from tqdm import tqdm
 from mechlib import plots, tasks
 from mechlib import sae as library
 from mechlib.check import borrow, check, hint, progress, reveal
+from mechlib.feature_page import feature_page
 from mechlib.heads import per_token_loss
 from mechlib.models import load, random_twin
 from mechlib.recipes import corpus
 from mechlib.sae import toy
-from mechlib.tasks.concepts import CONCEPTS, concept_labels
+from mechlib.tasks.concepts import CITIES, CONCEPTS, concept_labels
 
 torch.manual_seed(0)  # the one seed of this notebook
 generator = torch.Generator().manual_seed(0)
@@ -527,3 +528,605 @@ for name, sae in kinds.items():
 # %% tags=["experiment", "finding"]
 print("With the L1 price features come back at less than 0.8 of their size:", sizes["ReLU + L1"] < 0.8)
 print("With JumpReLU at more than 0.88:", sizes["JumpReLU"] > 0.88)
+
+# %% [markdown]
+# The L1 price takes almost a third off every feature; JumpReLU hardly touches them, and it finds that two are on without being told. (TopK *must* use two, also where one or three are there.)
+#
+# ### Dead latents
+#
+# A latent that never fires gets no gradient, so it stays silent for good. In wide autoencoders on large models most latents can end like that. Bricken et al. wake them up: a dead latent is pointed at an example that is explained badly.
+#
+# ### Exercise 8 · `resample_dead` (optional, hard)
+# *30 minutes, ★★★★, 3 points*
+#
+# For each dead latent, draw an example from the batch with a probability in proportion to the **square** of its loss (with replacement; `torch.multinomial(..., generator=generator)`). The latent's row of `W_dec` becomes the direction from `b_dec` to that example, with length 1; its column of `W_enc` the same direction, with length 0.2 times
+# the mean length of the columns of the latents that are alive; its `b_enc` becomes 0. Everything else stays. With no dead latent nothing changes.
+#
+# **In:** `W_enc` (d_in, latent), `b_enc` (latent,), `W_dec` (latent, d_in), `b_dec` (d_in,), `dead` (latent,) truth values, `x` (batch, d_in), `losses` (batch,), and a `torch.Generator` or None. **Out:** new `W_enc`, `b_enc`, `W_dec`, as a tuple; those that came in stay as they were.
+#
+# **Example:** one dead latent, `b_dec = [0., 0.]`, `x = [[3., 4.], [1., 0.]]`, `losses = [2., 0.]`: the first example must be drawn, and the latent's new row of `W_dec` is `[0.6, 0.8]`. If the other columns of `W_enc` have length 1, its new column is `[0.12, 0.16]`.
+#
+# **Short of time?** Write `resample_dead = borrow("sae.resample_dead")` in its place: the next cells need it.
+
+
+# %% exercise="sae.resample_dead"
+def resample_dead(
+    W_enc: Float[Tensor, "d_in latent"],
+    b_enc: Float[Tensor, "latent"],
+    W_dec: Float[Tensor, "latent d_in"],
+    b_dec: Float[Tensor, "d_in"],
+    dead: Bool[Tensor, "latent"],
+    x: Float[Tensor, "batch d_in"],
+    losses: Float[Tensor, "batch"],
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "d_in latent"], Float[Tensor, "latent"], Float[Tensor, "latent d_in"]]:
+    """New weights in which every dead latent points at something that is explained badly."""
+    ### BEGIN SOLUTION
+    W_enc, b_enc, W_dec = W_enc.clone(), b_enc.clone(), W_dec.clone()
+    if dead.any():
+        rows = torch.multinomial(losses**2, int(dead.sum()), replacement=True, generator=generator)
+        directions = normalize(x[rows] - b_dec, dim=-1)
+        length = 0.2 * W_enc[:, ~dead].norm(dim=0).mean()
+        W_dec[dead], W_enc[:, dead], b_enc[dead] = directions, length * directions.T, 0.0
+    return W_enc, b_enc, W_dec
+    ### END SOLUTION
+
+
+# %% check="sae.resample_dead"
+check("sae.resample_dead", resample_dead)
+
+# %% [markdown]
+# Our toys are too small for latents to die by themselves (all runs above were inspected: nearly all are alive). So we kill half of them: 40 latents for 40 features, and 20 of them start with a bias of -10.
+
+
+# %% tags=["experiment"]
+class Waker:
+    """An `after_step` that resamples, every so many steps, the latents that have not fired since the last time."""
+
+    def __init__(self, d_sae, every=100, until=600, seed=0):
+        self.fired, self.every, self.until = torch.zeros(d_sae, dtype=torch.bool), every, until
+        self.draws = torch.Generator().manual_seed(seed)
+
+    def __call__(self, step, sae, x, reconstruction, codes, optimizer):
+        self.fired |= (codes > 0).any(dim=0)
+        if step % self.every == 0 and step <= self.until:
+            losses, old = (x - reconstruction).pow(2).sum(dim=-1), (sae.W_enc, sae.b_enc, sae.W_dec)
+            new = resample_dead(*[p.detach() for p in old], sae.b_dec.detach(), ~self.fired, x, losses, self.draws)
+            for parameter, value in zip(old, new):
+                parameter.copy_(value)
+            self.fired.zero_()
+
+
+woken = {}
+for name, kill, wake in (("as it is", False, False), ("half killed", True, False), ("half killed, resampled", True, True)):
+    woken[name] = []
+    for seed in SEEDS:
+        sae = fresh(SAE, N_HIDDEN, 40, seed=seed)
+        with torch.no_grad():
+            sae.b_enc[20:] = -10.0 if kill else 0.0
+        train_sae(sae, hidden, price, steps=1000, seed=seed, after_step=Waker(40, seed=seed) if wake else None)
+        woken[name].append(judged(sae, hidden)["MMCS"])
+    print(f"{name:24s}MMCS {', '.join(f'{m:.2f}' for m in woken[name])}")
+
+# %% tags=["experiment", "finding"]
+print("Resampling brings back at least 90% of what killing cost, on average:",
+      sum(woken["half killed, resampled"]) - sum(woken["half killed"]) > 0.9 * (sum(woken["as it is"]) - sum(woken["half killed"])))  # fmt: skip
+
+# %% [markdown]
+# ## 4. A model with a language
+#
+# `pocket` is a four-layer transformer, trained on a small world of its own: facts about countries and landmarks, people who give each other things, wars that last from one year to another. Nobody knows its features. But we wrote its corpus, so for any concept we can say, word by word, where it holds.
+#
+# First, train your own autoencoder on it. Activations are divided by one number, so that the learning rate means what it meant before, and `b_dec` starts at their mean.
+
+# %% tags=["experiment"]
+model, twin = load("pocket", device="cpu"), random_twin("pocket", device="cpu")
+tokenizer = model.tokenizer
+shipped, twin_sae = library.load("pocket"), library.load("pocket-random")  # trained for longer; see their cards
+SITE = shipped.card["site"]  # where in the model we look: the same place for everything in this chapter
+LAYER = int(SITE.split(".")[1])
+torch.set_grad_enabled(False)  # from here on gradients are switched on where they are needed
+
+
+def texts(seed, n):
+    """Pages of the corpus that no other seed shows: tokens, and at each of them the truth of twenty concepts."""
+    tokens = torch.tensor(corpus.rows(seed, 0, n))
+    return tokens, concept_labels(tokenizer, tokens)
+
+
+tokens_train, _ = texts(201, 500)
+tokens_choose, labels_choose = texts(202, 300)  # whatever is chosen is chosen here ...
+tokens_report, labels_report = texts(203, 300)  # ... and every number that we report comes from here
+x_train = library.read_site(model, SITE, tokens_train).flatten(0, 1)
+print(f"the site is {SITE}: {tuple(x_train.shape)} activations to train on")
+print("a page begins:", " ".join(tokenizer.convert_ids_to_tokens(tokens_train[1, :24].tolist())))
+
+# %% tags=["experiment"]
+STEPS, K, WIDTH = 500, 16, 512
+scale = (x_train.square().sum(dim=-1).mean() / model.cfg.d_model).sqrt()
+mine = fresh(TopKSAE, model.cfg.d_model, WIDTH, K)
+mine.b_dec.copy_(x_train.mean(dim=0) / scale)
+history, waker = [], Waker(WIDTH, until=300)
+curves = display(HTML("<em>the first point comes soon</em>"), display_id=True)
+bar = tqdm(total=STEPS, desc="your autoencoder", file=sys.stdout)
+
+
+def watch(step, sae, x, reconstruction, codes, optimizer):
+    silent = 1 - (waker.fired | (codes > 0).any(dim=0)).float().mean().item()
+    waker(step, sae, x, reconstruction, codes, optimizer)
+    bar.update(1)
+    if step % 50 == 0:
+        history.append({"step": step, "squared error": (x - reconstruction).pow(2).sum(dim=-1).mean().item(),
+                        "variance explained": explained_variance(x, reconstruction).item(),
+                        "silent for 100 steps": silent})  # fmt: skip
+        curves.update(plots.plot_history(history, "Your autoencoder learns"))
+
+
+with torch.enable_grad():
+    train_sae(mine, x_train / scale, squared_error, steps=STEPS, lr=2e-3, batch_size=1024, after_step=watch)
+bar.close()
+mine.b_enc.mul_(scale), mine.b_dec.mul_(scale)  # now it reads the activations as they are
+mine.requires_grad_(False);  # fmt: skip
+
+# %% [markdown]
+# How good is it? Explained variance has disappointed us once. Ask the model instead.
+#
+# ### Exercise 9 · `loss_recovered`
+# *20 minutes, ★★★☆, 3 points*
+#
+# Three losses: the model as it is (*clean*); with `sae.decode(sae.encode(x))` in place of the activations x at a hook point (*spliced*); and with their mean vector there, the mean over all prompts and positions (*ablated*). Return
+# $(\text{ablated} - \text{spliced}) / (\text{ablated} - \text{clean})$: 1 if the model does not notice, 0 if the mean would have done as well.
+#
+# A loss is the mean of `per_token_loss(logits, tokens)` (chapter 02's: entry $i$ is the loss of predicting token $i + 1$).
+#
+# **In:** `model`; `sae`, with `encode` and `decode`; `site`, the hook point's name, as in `model.run_with_hooks(tokens, fwd_hooks=[(site, hook)])`; `tokens`, shape (batch, position). **Out:** a Python float.
+#
+# **Example:** clean 1.5, spliced 2.0, ablated 6.5 give 0.9.
+
+
+# %% exercise="sae.loss_recovered"
+def loss_recovered(model, sae, site: str, tokens: Int[Tensor, "batch position"]) -> float:
+    """How much of what mean ablation destroys the reconstruction keeps."""
+
+    ### BEGIN SOLUTION
+    def loss_with(replace):
+        logits = model.run_with_hooks(tokens, fwd_hooks=[(site, lambda x, hook: replace(x))])
+        return per_token_loss(logits, tokens).mean()
+
+    clean = loss_with(lambda x: x)
+    spliced = loss_with(lambda x: sae.decode(sae.encode(x)))
+    ablated = loss_with(lambda x: x.mean(dim=(0, 1)).expand_as(x))
+    return ((ablated - spliced) / (ablated - clean)).item()
+    ### END SOLUTION
+
+
+# %% check="sae.loss_recovered"
+check("sae.loss_recovered", loss_recovered)
+
+
+# %% tags=["experiment"]
+class PCA:
+    """A control with the same interface: the first k principal components in place of k latents."""
+
+    def __init__(self, x, k):
+        self.mean = x.mean(dim=0)
+        self.directions = torch.linalg.svd(x[:20_000] - self.mean, full_matrices=False).Vh[:k]
+
+    def encode(self, x):
+        return (x - self.mean) @ self.directions.T
+
+    def decode(self, codes):
+        return codes @ self.directions + self.mean
+
+
+x_report = library.read_site(model, SITE, tokens_report).flatten(0, 1)
+some = tokens_report[:100]
+quality = {}
+for name, sae in {"yours": mine, "shipped": shipped, f"PCA, {K} components": PCA(x_train, K), "PCA, 64 components": PCA(x_train, 64)}.items():
+    codes = sae.encode(x_report)
+    quality[name] = explained_variance(x_report, sae.decode(codes)).item(), loss_recovered(model, sae, SITE, some)
+    dead = f"{library.dead_fraction(library.density(codes)):.1%}" if "PCA" not in name else "-"
+    print(f"{name:20s} numbers at a time {library.l0(codes):5.1f} of {codes.shape[1]:4d}   explained {quality[name][0]:.3f}"
+          f"   loss recovered {quality[name][1]:.3f}   never active {dead}")  # fmt: skip
+
+# %% tags=["experiment", "finding"]
+print("The shipped autoencoder recovers at least 95% of the loss:", quality["shipped"][1] >= 0.95)
+print(f"So do as many principal components:", quality[f"PCA, {K} components"][1] >= 0.95)
+
+# %% [markdown]
+# ### What is lost is not noise
+#
+# A few per cent of the variance are missing. If that were noise, *any* error of that size would do as much harm. Add to each activation a random vector exactly as long as what the autoencoder misses there:
+
+
+# %% tags=["experiment"]
+def loss_after(change):
+    logits = model.run_with_hooks(some, fwd_hooks=[(SITE, lambda x, hook: change(x))])
+    return per_token_loss(logits, some).mean().item()
+
+
+def random_error(x):
+    error = (x - shipped(x)).norm(dim=-1, keepdim=True)
+    return x + error * normalize(torch.randn(x.shape, generator=generator), dim=-1)
+
+
+clean_loss, sae_loss = loss_after(lambda x: x), loss_after(shipped)
+noise_loss = sum(loss_after(random_error) for _ in range(3)) / 3
+print(f"loss: {clean_loss:.3f} as it is, {sae_loss:.3f} with the reconstruction, {noise_loss:.3f} with random errors of the same lengths")
+
+# %% tags=["experiment", "finding"]
+print("The reconstruction's error does more harm than a random one of the same size:", sae_loss > noise_loss)
+
+# %% [markdown]
+# PLACEHOLDER-ERROR
+#
+# ## 5. What is a feature?
+#
+# ### Exercise 10 · `top_activations`
+# *15 minutes, ★★☆☆, 2 points*
+#
+# Where is one latent largest? Return its `k` largest maxima, best first, **at most one from each row**, so that one text cannot fill the list.
+#
+# **In:** `codes` of one latent, shape (row, position), and `k`, at most the number of rows. **Out:** the tuple (values, rows, positions), each of shape (k,).
+#
+# **Example:** `codes = [[0., 3., 2.], [1., 0., 0.], [0., 0., 7.]]` and `k = 2` give `[7., 3.]`, `[2, 0]`, `[2, 1]`.
+
+
+# %% exercise="sae.top_activations"
+def top_activations(
+    codes: Float[Tensor, "row position"], k: int
+) -> tuple[Float[Tensor, "k"], Int[Tensor, "k"], Int[Tensor, "k"]]:
+    """The values, rows and positions of the k largest maxima, at most one a row."""
+    ### BEGIN SOLUTION
+    best, positions = codes.max(dim=1)
+    values, rows = best.topk(k)
+    return values, rows, positions[rows]
+    ### END SOLUTION
+
+
+# %% check="sae.top_activations"
+check("sae.top_activations", top_activations)
+
+# %% [markdown]
+# ### Exercise 11 · `precision_recall_by_level`
+# *20 minutes, ★★☆☆, 3 points*
+#
+# Hold a latent against a concept. At level $l$ it *fires* on a token if its activation is **greater than** $l$ times its largest activation. **Precision**: of the tokens where it fires, how many show the concept? **Recall**: of the tokens that show the concept, on how many does it fire?
+#
+# Level 0 counts every activation above 0. Where nothing fires, precision is NaN; if the concept never occurs, recall is.
+#
+# **In:** `activation`, shape (token,); `concept`, truth values, shape (token,); `levels`, shape (level,). **Out:** the tuple (precision, recall), each of shape (level,).
+#
+# **Example:** `activation = [0., 1., 2., 4.]`, `concept = [True, False, True, True]`, `levels = [0., 0.3]`: precision `[0.6667, 1.]`, recall `[0.6667, 0.6667]`.
+
+
+# %% exercise="sae.precision_recall_by_level"
+def precision_recall_by_level(
+    activation: Float[Tensor, "token"], concept: Bool[Tensor, "token"], levels: Float[Tensor, "level"]
+) -> tuple[Float[Tensor, "level"], Float[Tensor, "level"]]:
+    """Precision and recall of "it exceeds this share of its maximum", at each level."""
+    ### BEGIN SOLUTION
+    fires = activation > levels[:, None] * activation.max()
+    hits = (fires & concept).sum(dim=1)
+    return hits / fires.sum(dim=1), hits / concept.sum()
+    ### END SOLUTION
+
+
+# %% check="sae.precision_recall_by_level"
+check("sae.precision_recall_by_level", precision_recall_by_level)
+
+# %% [markdown]
+# Which latent to look at? Any choice by eye would be a choice for what reads well. So let a rule choose: the latent that is cleanest **at the top** (on the choosing split: above 70% of its maximum, on at least 20 tokens, the highest precision for any concept) and among those the one that is least clean over its whole range.
+
+# %% tags=["experiment"]
+LEVELS = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+x_choose = library.read_site(model, SITE, tokens_choose).flatten(0, 1)
+codes_choose, codes_report = shipped.encode(x_choose), shipped.encode(x_report)
+truth_choose, truth_report = labels_choose.flatten(0, 1), labels_report.flatten(0, 1)
+
+
+def clean_at(level):
+    """For each latent the concept that it fits best above this level, and the precision; 0 where it fires on fewer than 20 tokens."""
+    fires = codes_choose > level * codes_choose.amax(dim=0)
+    precision = (fires.float().T @ truth_choose.float()) / fires.sum(dim=0).clamp(min=1)[:, None]
+    best, concept = precision.max(dim=1)
+    return best.where(fires.sum(dim=0) >= 20, torch.zeros(())), concept, precision
+
+
+top_precision, top_concept, _ = clean_at(0.7)
+overall = clean_at(0.0)[2].gather(1, top_concept[:, None])[:, 0]
+clean = top_precision >= 0.95
+FEATURE = overall.where(clean, torch.ones(())).argmin().item()
+print(f"{int(clean.sum())} of {len(clean)} latents are at least 95% precise above 70% of their maximum;"
+      f" over their whole range {int((clean & (overall >= 0.95)).sum())} of them still are")  # fmt: skip
+print(f"\nLatent {FEATURE}, its top examples:")
+values, rows, positions = top_activations(codes_choose[:, FEATURE].view(len(tokens_choose), -1), 8)
+for value, row, position in zip(values, rows, positions):
+    words = tokenizer.convert_ids_to_tokens(tokens_choose[row, max(0, position - 9) : position + 4].tolist())
+    words[min(9, position)] = f"[{words[min(9, position)]}]"
+    print(f"  {value:5.1f}  {' '.join(words)}")
+
+# %% [markdown]
+# **Before you run the next cell**, write down in one sentence what you think this latent means. Then look further down than its top.
+
+# %% tags=["experiment"]
+chosen = {f"latent {FEATURE}: {CONCEPTS[top_concept[FEATURE]].name}": (FEATURE, top_concept[FEATURE].item())}
+best_of_all = library.best_detectors(codes_choose, truth_choose, (1,))
+by_f1 = sorted(range(len(CONCEPTS)), key=lambda c: -best_of_all[c].f1)
+chosen |= {f"latent {best_of_all[c].unit}: {CONCEPTS[c].name}": (best_of_all[c].unit, c) for c in (by_f1[0], by_f1[len(by_f1) // 2])}
+rates = {name: precision_recall_by_level(codes_report[:, latent], truth_report[:, c], LEVELS) for name, (latent, c) in chosen.items()}
+plots.plot_levels(
+    {name: (codes_report[:, latent], truth_report[:, c]) for name, (latent, c) in chosen.items()},
+    LEVELS,
+    rates,
+    "A latent that is clean at its maximum (left) need not be clean below it",
+)
+
+# %% tags=["experiment", "finding"]
+precision, recall = next(iter(rates.values()))
+print(f"Latent {FEATURE} above 70% of its maximum: precision at least 0.9:", bool(precision[-1] >= 0.9))
+print("Over its whole range: precision below 0.5:", bool(precision[0] < 0.5))
+print("Most latents that are clean at the top are not clean over their whole range:", bool((clean & (overall >= 0.95)).sum() < clean.sum() / 2))
+
+# %% [markdown]
+# Top examples are the worst sample that one can take: they are chosen to agree. Here is the whole of a feature on one page, with examples from *every* interval of its activation. (`print(page)` gives the same as text; `page.save("feature.html")` keeps it.)
+
+# %% tags=["experiment"]
+concept_names = {concept.name: labels_report[..., i] for i, concept in enumerate(CONCEPTS)}
+page = feature_page(model, shipped, SITE, tokens_report, best_of_all[by_f1[0]].unit, concept_names)
+page
+
+# %% [markdown]
+# ## 6. Twenty concepts
+#
+# Twenty concepts were **written down before anybody looked** at a latent (`mechlib.tasks.concepts`). The first eight are decided by the current word: any list of words finds them. The other twelve are not; "negated" holds for every word of a sentence after *not*.
+#
+# For each concept we take the best latent: its threshold too is chosen, for the highest F1, on one split, and judged on the other. A choice among hundreds will always find *something*. So everything else gets the same choice:
+#
+# - the best **neuron** of all layers up to this one (either sign),
+# - the best **principal component** (either sign),
+# - the best latent of an autoencoder trained in the same way on the **random twin**: pocket's architecture with weights that never saw a text,
+# - and, as a ceiling for what any direction at this place could do, a **linear probe**, which is told the answers of the choosing split.
+#
+# **Predict**: for how many of the twenty will the SAE's latent have precision and recall of 0.9? For how many will the random twin's be as good?
+
+
+# %% tags=["experiment"]
+def neurons(tokens):
+    return torch.cat([library.read_site(model, f"blocks.{l}.mlp.hook_post", tokens).flatten(0, 1) for l in range(LAYER + 1)], dim=1)
+
+
+def twin_codes(tokens):
+    return twin_sae.encode(library.read_site(twin, SITE, tokens).flatten(0, 1))
+
+
+all_components = PCA(x_train, model.cfg.d_model)
+centred = x_choose - x_choose.mean(dim=0)
+gram = centred.T @ centred + 1e-3 * centred.square().sum() * torch.eye(model.cfg.d_model) / model.cfg.d_model
+probes = torch.linalg.solve(gram, centred.T @ (truth_choose.float() - truth_choose.float().mean(dim=0)))
+kinds_of_unit = {
+    "SAE latent": (codes_choose, codes_report, (1,)),
+    "neuron": (neurons(tokens_choose), neurons(tokens_report), (1, -1)),
+    "principal component": (all_components.encode(x_choose), all_components.encode(x_report), (1, -1)),
+    "latent, random twin": (twin_codes(tokens_choose), twin_codes(tokens_report), (1,)),
+}
+found, scores = {}, {}
+for kind, (on_choose, on_report, signs) in kinds_of_unit.items():
+    found[kind] = library.best_detectors(on_choose, truth_choose, signs)
+    scores[kind] = [unit.score(on_report, truth_report[:, c]) for c, unit in enumerate(found[kind])]
+scores["(linear probe)"] = [
+    library.best_detectors((x_choose @ w)[:, None], truth_choose[:, [c]], (1,))[0].score((x_report @ w)[:, None], truth_report[:, c])
+    for c, w in enumerate(probes.T)
+]
+print(f"{'precision / recall on the reporting split':24s}" + "".join(f"{kind:>22s}" for kind in scores))
+for c, concept in enumerate(CONCEPTS):
+    print(f"{concept.name:24s}" + "".join(f"{scores[kind][c][0]:15.2f} / {scores[kind][c][1]:.2f}" for kind in scores))
+
+# %% tags=["experiment"]
+f1 = {kind: [score[2] for score in rows] for kind, rows in scores.items()}
+plots.plot_concepts(
+    f1,
+    [concept.name for concept in CONCEPTS],
+    "F1 on the reporting split",
+    "PLACEHOLDER-TITLE",
+    split=sum(concept.current_word for concept in CONCEPTS),
+)
+
+# %% tags=["experiment", "finding"]
+for kind in scores:
+    good = sum(p >= 0.9 and r >= 0.9 for p, r, _ in scores[kind])
+    print(f"{kind:22s}precision and recall of 0.9 or more: {good:2d} of 20 concepts; mean F1 {sum(f1[kind]) / 20:.1f}")
+ahead = {kind: sum(a > b for a, b in zip(f1["SAE latent"], f1[kind])) for kind in f1 if kind != "SAE latent"}
+print("The SAE's latent has the higher F1 for most concepts, against", {kind: n > 10 for kind, n in ahead.items()})
+
+# %% [markdown]
+# PLACEHOLDER-CONCEPTS
+#
+# ## 7. Turn it up
+#
+# A feature that fires on a concept need not be *used* as one. Clamp it, and see whether the model talks about it.
+#
+# ### Exercise 12 · `steer`
+# *25 minutes, ★★★☆, 3 points*
+#
+# Run the model with one feature clamped: at every position its code becomes `value`, and everything else about the activation stays as it was, **also what the autoencoder does not reconstruct**. (So do not put `decode(encode(x))` in place of x: move x.)
+#
+# **In:** `model`; `sae`, with `encode` and `W_dec`, whose rows may have any length; `site`; `tokens`, shape (batch, position); the latent's number `feature`; `value`. **Out:** logits, shape (batch, position, vocabulary).
+#
+# **Example:** if `x = [5., 5.]`, the latent's code there is 3 and its row of `W_dec` is `[0., 1.]`, clamping to 10 gives the activation `[5., 12.]`.
+
+
+# %% exercise="sae.steer"
+def steer(
+    model, sae, site: str, tokens: Int[Tensor, "batch position"], feature: int, value: float
+) -> Float[Tensor, "batch position vocabulary"]:
+    """The logits with one feature clamped to `value` everywhere."""
+
+    ### BEGIN SOLUTION
+    def clamp(x, hook):
+        code = sae.encode(x)[..., feature, None]
+        return x + (value - code) * sae.W_dec[feature]
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(site, clamp)])
+    ### END SOLUTION
+
+
+# %% check="sae.steer"
+check("sae.steer", steer)
+
+# %% [markdown]
+# We take the concept "a city comes next", and the latent that was *chosen for it* in act 6, not one that happens to steer well. The prompts are 160 sentences in wordings that no training text showed, about anything but cities. Two numbers at each prompt's end:
+#
+# - **effect**: does the probability of all cities together go up, and to how much?
+# - **side effect**: how far does the *rest* of the distribution move, the words that are no cities, among themselves (KL, in nats)?
+#
+# The rival needs no autoencoder: the **difference of means**, the mean activation where a city follows less the mean where none does, added at every position. And as controls twenty latents drawn at random, clamped just as hard.
+
+# %% tags=["experiment"]
+STEERED = next(i for i, concept in enumerate(CONCEPTS) if concept.name == "city next")
+latent = found["SAE latent"][STEERED].unit
+cities = torch.tensor(tokenizer.convert_tokens_to_ids(sorted(CITIES)))
+prompts = [
+    p for task in (tasks.agreement, tasks.sentiment, tasks.ioi, tasks.pronouns) for p in task(tokenizer, 40, seed=5, split="held-out wordings")
+]
+prompt_tokens, ends = tasks.to_tokens(tokenizer, [p.text for p in prompts]), tasks.positions(prompts)
+others = torch.ones(model.cfg.d_vocab, dtype=torch.bool)
+others[cities] = False
+
+
+def at_end(logits):
+    return logits[torch.arange(len(prompts)), ends]
+
+
+def judge_steering(logits):
+    """Share of prompts on which cities became likelier, their mean probability, and how far the rest moved."""
+    before, after = at_end(model(prompt_tokens)), at_end(logits)
+    mass = [d.softmax(dim=-1)[:, cities].sum(dim=-1) for d in (before, after)]
+    p, q = before[:, others].log_softmax(dim=-1), after[:, others].log_softmax(dim=-1)
+    return (mass[1] > mass[0]).float().mean().item(), mass[1].mean().item(), (p.exp() * (p - q)).sum(dim=-1).mean().item()
+
+
+def add(direction):
+    return model.run_with_hooks(prompt_tokens, fwd_hooks=[(SITE, lambda x, hook: x + direction)])
+
+
+largest = codes_choose.amax(dim=0)
+follows = truth_choose[:, STEERED]
+difference = x_choose[follows].mean(dim=0) - x_choose[~follows].mean(dim=0)
+random_latents = torch.randperm(len(largest), generator=generator)[:20].tolist()
+strengths = [0.5, 1, 1.5, 2, 3, 4]
+steered = {
+    f"latent {latent}, clamped": [judge_steering(steer(model, shipped, SITE, prompt_tokens, latent, s * largest[latent].item())) for s in strengths],
+    "difference of means, added": [judge_steering(add(s * difference)) for s in strengths],
+    "20 random latents, clamped (mean)": torch.tensor(
+        [[judge_steering(steer(model, shipped, SITE, prompt_tokens, r, s * largest[r].item())) for s in strengths] for r in random_latents]
+    ).mean(dim=0).tolist(),
+}  # fmt: skip
+print(f"before: cities have a probability of {at_end(model(prompt_tokens)).softmax(dim=-1)[:, cities].sum(dim=-1).mean():.3f}")
+for name, rows in steered.items():
+    print(name)
+    for s, (share, mass, moved) in zip(strengths, rows):
+        print(f"   x {s:<4} cities likelier on {share:4.0%} of the prompts, probability {mass:.2f}; the rest moved by {moved:.1f} nats")
+
+# %% tags=["experiment"]
+plots.plot_trade(
+    {name: ([0.0] + [row[2] for row in rows], [0.0] + [row[1] for row in rows]) for name, rows in steered.items()},
+    "side effect: how far the rest of the distribution moved (nats)",
+    "effect: probability of a city",
+    "PLACEHOLDER-STEER",
+)
+
+# %% tags=["experiment", "finding"]
+by_latent, by_difference, at_random = steered.values()
+twice = strengths.index(2)
+print("Clamped to twice its maximum, the latent makes cities likelier on at least 80% of held-out prompts:", by_latent[twice][0] >= 0.8)
+print("So does the difference of means, added twice:", by_difference[twice][0] >= 0.8)
+print("So do random latents, clamped as hard:", at_random[twice][0] >= 0.8)
+print("But the probability of a city is at least five times the random latents':", by_latent[twice][1] >= 5 * at_random[twice][1])
+
+
+def cost(rows, wanted=0.5):
+    """The side effect at which cities reach the wanted probability, between the strengths tried."""
+    for (_, low, before), (_, high, after) in zip(rows, rows[1:]):
+        if low < wanted <= high:
+            return before + (after - before) * (wanted - low) / (high - low)
+    return float("nan")
+
+
+print("For a probability of one half, the rest moves less with the difference of means:", cost(by_difference) < cost(by_latent))
+
+# %% [markdown]
+# PLACEHOLDER-STEERING
+#
+# Sufficient is one thing; is the feature *needed*? Take it away (clamp it to 0) at every position, and look at the tokens before a city.
+
+# %% tags=["experiment"]
+before_city = labels_report[:, :-1, STEERED]
+usual = per_token_loss(model(tokens_report), tokens_report)[before_city].mean().item()
+
+
+def cost_of_removing(feature):
+    logits = steer(model, shipped, SITE, tokens_report, feature, 0.0)
+    return per_token_loss(logits, tokens_report)[before_city].mean().item() - usual
+
+
+active = (codes_report[truth_report[:, STEERED]] > 0).float().mean(dim=0)  # how often each latent is on before a city
+rivals = [i for i in active.argsort(descending=True).tolist() if i != latent][:10]
+removed = {latent: cost_of_removing(latent)} | {rival: cost_of_removing(rival) for rival in rivals}
+print(f"the city that follows costs {usual:.2f} nats; without latent {latent}: {removed[latent]:+.2f};"
+      f" without one of the ten others that are on most often there: {min(removed[r] for r in rivals):+.2f} to {max(removed[r] for r in rivals):+.2f}")  # fmt: skip
+
+# %% tags=["experiment", "finding"]
+print("Removing the latent costs less than half a nat:", removed[latent] < 0.5)
+
+# %% [markdown]
+# ### In your own words · 2
+# *2 points, graded by a person*
+#
+# You want a chat model to stay polite. A colleague proposes to train a sparse autoencoder, find the politeness feature by its top examples, and clamp it. What would you try first, which numbers would you put side by side, and what could an autoencoder give you that the first attempt cannot?
+
+# %% [markdown] question="sae.words-steering" points=2
+# First the difference of means (polite replies less others, at one layer), since it needs a few labelled examples and no training; and a plain instruction. Side by side: how often held-out prompts change in the wanted way, and the side effects, such as how far the rest of the distribution moves, or the loss on ordinary text, at strengths at which the effect is *equal*; beside random
+# latents or directions of the same size, because hard pushes change many things. If a feature is used, it must be tested over its whole range with precision and recall, not by its top examples. What an autoencoder can give: features nobody thought of labelling, a finer handle (one of several things that the mean difference mixes), and a name for what one is
+# changing; none of that follows from steering well.
+#
+# *Rubric: 1 point for the simple baseline with effect and side effect at equal effect (or a control for pushing hard); 1 point for something that the autoencoder can do and the baseline cannot (unlabelled or finer concepts), or for testing the feature below its top examples.*
+
+# %% [markdown]
+# ## Caveats
+#
+# - **A choice among hundreds finds something.** Every number of act 6 was chosen on one split and reported on another, and everything else got the same choice.
+# - **Explained variance is not understanding** (act 3), and what is not explained is not noise (act 4).
+# - **Features split.** A wider dictionary has finer latents, and the coarse one may be in neither. Take each of your 512 latents, and look for it in the shipped dictionary:
+
+# %% tags=["experiment"]
+here, there = normalize(mine.W_dec, dim=-1), normalize(shipped.W_dec, dim=-1)
+shuffled = there[:, torch.randperm(model.cfg.d_model, generator=generator)]
+for name, dictionary in (("the shipped one", shipped.W_dec), ("the shipped one, dimensions shuffled", shuffled)):
+    print(f"your latents, in {name}: MMCS {mean_max_cosine_similarity(dictionary, here):.2f},"
+          f" {((here @ normalize(dictionary, dim=-1).T).amax(dim=1) > 0.9).float().mean():.0%} of them with a cosine above 0.9")  # fmt: skip
+
+# %% [markdown]
+# - **Two dictionaries of the same model do not agree.** If features were simply *there*, they would.
+# - **A latent is read with its encoder and written with its decoder**, and those are different directions. A top example tells about the first, steering about the second.
+#
+# ## Going on
+#
+# Three investigations without a checker:
+#
+# 1. **Where do features live?** Train at another site (`blocks.0.hook_mlp_out`, a later layer) and draw act 6's figure again. Which concepts move, and do the controls move with them? *A good answer has the probe's ceiling for each site, and chooses the site on one split.*
+# 2. **Stability.** Train five autoencoders that differ in the seed only. Which latents come back in all of them, and are those the ones with a concept? *A good answer states how similar latents of different seeds would be by chance.*
+# 3. **Finer than the mean.** Find two latents that both promote cities but answer to different contexts, and steer with each. *A good answer shows something that the difference of means cannot do at any strength, on prompts that were not used to find it.*
+#
+# **The same on `gpt2`**: `model = load("gpt2")`, and `library.from_sae_lens(repository, "blocks.8.hook_resid_pre")` loads released autoencoders of the sae-lens format where there is a network. Texts of your own take the place of the corpus; labels for concepts are then the hard part.
+#
+# **Papers**
+# - Bricken et al. 2023, [Towards Monosemanticity](https://transformer-circuits.pub/2023/monosemantic-features): read it for how much evidence one feature needs.
+# - Cunningham et al. 2023, [Sparse Autoencoders Find Highly Interpretable Features](https://arxiv.org/abs/2309.08600): the same idea, held against neurons, PCA and ICA.
+# - Gao et al. 2024, [Scaling and Evaluating Sparse Autoencoders](https://arxiv.org/abs/2406.04093): TopK, dead latents, and measures that are no top examples.
+# - Rajamanoharan et al. 2024, [Jumping Ahead](https://arxiv.org/abs/2407.14435): JumpReLU, and the gradient of exercise 7 derived.
+# - Templeton et al. 2024, [Scaling Monosemanticity](https://transformer-circuits.pub/2024/scaling-monosemanticity): features of a production model, specificity by interval, and the clamped bridge.
+# - Bolukbasi et al. 2021, [An Interpretability Illusion for BERT](https://arxiv.org/abs/2104.07143): what top examples hide.
+
+# %% tags=["experiment"]
+progress()
