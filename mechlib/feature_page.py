@@ -134,11 +134,8 @@ def _fit(codes: Float[Tensor, "row position"], concepts: Mapping[str, Bool[Tenso
     levels = torch.arange(LEVELS) / LEVELS
     precision, recall = precision_recall_by_level(codes.flatten(), labels[:, best], levels)
     at_best = detectors[best].score(codes.flatten()[:, None], labels[:, best])
-    return Fit(
-        names[best],
-        *(tuple(x.tolist()) for x in (levels, precision, recall)),
-        best=(detectors[best].threshold, at_best[0], at_best[1]),
-    )
+    best_fit = (detectors[best].threshold, *at_best[:2])
+    return Fit(names[best], tuple(levels.tolist()), tuple(precision.tolist()), tuple(recall.tolist()), best_fit)
 
 
 # ---- as text
@@ -242,8 +239,8 @@ def _coloured(example: Example, maximum: float) -> str:
         tag = "b" if i == example.at else "span"
         colour = f' style="background: rgba(var(--hue), {0.75 * value / maximum:.2f})"' if value > 0 else ""
         words.append(f'<{tag}{colour} title="{value:.2f}">{html.escape(token.strip())}</{tag}>')
-    value = f'<span class="value">{example.activations[example.at]:.2f}</span>'
-    return f'<div class="example">{value}{" ".join(words)}</div>'
+    shown = f'<span class="value">{example.activations[example.at]:.2f}</span>{" ".join(words)}'
+    return f'<div class="example">{shown}</div>'
 
 
 def _histogram(page: FeaturePage) -> str:

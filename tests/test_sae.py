@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mechlib import models
 from mechlib.sae import (
@@ -33,6 +33,7 @@ from mechlib.sae import (
     logit_effect,
     loss_recovered,
     mean_max_cosine_similarity,
+    names,
     plain_gradients,
     precision_recall_by_level,
     read_site,
@@ -46,7 +47,8 @@ from mechlib.sae import (
     topk_activation,
     train,
 )
-from mechlib.sae.files import SAEError
+from mechlib.sae.files import SHIPPED, SAEError
+from mechlib.sae.toy import hidden_activations, toy_model, toy_sae, true_directions
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:
@@ -390,6 +392,36 @@ def test_logit_effect_is_the_direct_path(pocket, tokens):
     torch.testing.assert_close(change - change.mean(), logit_effect(pocket, direction), atol=0.05, rtol=0.01)
 
 
+# ---- ground truth
+
+
+def test_the_toy_models_features_are_found_where_they_can_be():
+    """One seed of the regime where it works; the slow test below has three, and the regimes where it does not."""
+    model = toy_model()
+    true = true_directions(model)
+    assert (true.norm(dim=1) > 0.9).all()  # all are stored, so all could be found
+    hidden, _ = hidden_activations(model, 30_000, 0.95)
+    sae, _ = toy_sae(hidden)
+    assert mean_max_cosine_similarity(sae.W_dec.detach(), true) >= 0.95
+    untrained = SAE(20, 80, "topk", k=2, generator=torch.Generator().manual_seed(0))
+    assert mean_max_cosine_similarity(untrained.W_dec.detach(), true) < 0.65
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_ground_truth_over_seeds(seed):
+    model = toy_model(seed=seed)
+    true = true_directions(model)
+
+    def found(sparsity: float, **options: int) -> float:
+        hidden, _ = hidden_activations(model, 60_000, sparsity, seed)
+        return mean_max_cosine_similarity(toy_sae(hidden, seed=seed, **options)[0].W_dec.detach(), true).item()
+
+    assert found(0.95) >= 0.95
+    for sparsity, options in ((0.7, {}), (0.95, {"d_sae": 20}), (0.95, {"d_sae": 40, "k": 12})):
+        assert found(sparsity, **options) < 0.9, (sparsity, options)
+
+
 # ---- features
 
 
@@ -526,3 +558,86 @@ def test_the_hub_out_of_reach_is_one_sentence(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(SAEError, match="cannot be had from the hub"):
         from_sae_lens("owner/name", "blocks.8.hook_resid_pre")
+
+
+# ---- those that come with the course
+
+
+def test_the_shipped_ones_are_what_their_cards_say(pocket):
+    """Measured again, on fewer texts than for the card; the targets hold for the card's own numbers."""
+    from mechlib.recipes import sae as recipe
+
+    assert names() == ["pocket", "pocket-random"]
+    sizes = [path.stat().st_size for name in names() for path in (SHIPPED / name).iterdir()]
+    assert sum(sizes) < 3_000_000
+    sae = load("pocket")
+    card = sae.card
+    assert card["site"] == recipe.SITE and card["recipe"]["steps"] == recipe.STEPS
+    assert (sae.d_sae, sae.k) == (recipe.D_SAE, recipe.K)
+    assert recipe.misses(card["measures"]) == []
+    measured = recipe.measure(pocket, sae, rows=60)
+    for name in ("loss recovered", "explained variance"):
+        assert measured[name] == pytest.approx(card["measures"][name], abs=0.02), name
+    assert measured["l0"] <= 32 and measured["loss recovered"] >= 0.95
+    # The other model's activations are not what it was made for.
+    twin = models.random_twin("pocket", device="cpu")
+    assert recipe.measure(twin, sae, rows=20)["explained variance"] < 0.5
+    assert recipe.measure(twin, load("pocket-random"), rows=20)["explained variance"] > 0.5
+
+
+@pytest.mark.slow
+def test_the_concepts_on_the_card_are_measured_again(pocket):
+    from mechlib.recipes import sae as recipe
+
+    twin = models.random_twin("pocket", device="cpu")
+    table = recipe.concept_table(pocket, load("pocket"), twin, load("pocket-random"))
+    card = load("pocket").card["concepts"]
+    assert table.keys() == card.keys()
+    for name, row in table.items():
+        for kind in recipe.KINDS:
+            assert row[kind]["F1"] == pytest.approx(card[name][kind]["F1"], abs=0.02), (name, kind)
+
+
+def test_the_recipe_from_end_to_end(tmp_path, monkeypatch, capsys):
+    from mechlib.cli import main
+    from mechlib.recipes import sae as recipe
+
+    small = {"D_SAE": 40, "K": 4, "STEPS": 6, "BATCH": 64, "RESAMPLE": 3}
+    small |= {"TRAIN_TEXTS": (11, 8), "CHOICE_TEXTS": (101, 8), "REPORT_TEXTS": (102, 8)}
+    small |= {"NEURONS": ("blocks.0.hook_mlp_out",)}  # fewer units
+    for name, value in small.items():
+        monkeypatch.setattr(recipe, name, value)
+    assert main(["train", "sae", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "not reached: loss recovered" in said and "| country |" in said and "| negated * |" in said
+    for name in ("pocket", "pocket-random"):
+        assert load(tmp_path / name).card["measures"]["l0"] <= 4 and not (tmp_path / f"{name}.pt").exists()
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory) -> Path:
+    """Where the peers' environments are made, which takes minutes and a network; MECHLIB_PEERS keeps them."""
+    return Path(os.environ.get("MECHLIB_PEERS") or tmp_path_factory.mktemp("peers"))
+
+
+@pytest.mark.slow
+def test_a_step_is_no_slower_than_the_fastest_peers(peers):
+    run = subprocess.run([sys.executable, BENCHMARKS / "sae.py", "--peers", peers], capture_output=True, text=True)
+    print(run.stdout)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.slow
+def test_what_sae_lens_saves_gives_the_codes_that_sae_lens_computes(peers, tmp_path):
+    sys.path.insert(0, str(BENCHMARKS))
+    from sae import python_of
+
+    subprocess.run([python_of("sae-lens", peers), BENCHMARKS / "sae_peers.py", "sae-lens", tmp_path], check=True)
+    assert len(list(tmp_path.iterdir())) == 5
+    for folder in tmp_path.iterdir():
+        expected, sae = load_file(folder / "expected.safetensors"), from_sae_lens(folder)
+        torch.testing.assert_close(sae.encode(expected["x"]), expected["codes"], msg=folder.name)
+        torch.testing.assert_close(sae(expected["x"]), expected["x_hat"], msg=folder.name)

@@ -293,6 +293,10 @@ def plot_history(history: dict[str, Any], title: str, path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["sae"]:
+        from mechlib.recipes import sae
+
+        return sae.main(arguments[1:])
     from transformers.utils.logging import disable_progress_bar
 
     from mechlib.models.evaluate import TARGETS, table
@@ -300,6 +304,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="mechlib train",
         description="Train one of the course's language models. A run that was interrupted goes on where it was.",
+        epilog="`mechlib train sae` trains the sparse autoencoders.",
     )
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--seed", type=int, default=0)
