@@ -104,7 +104,7 @@ class SAE(nn.Module):
         self,
         d_in: int,
         d_sae: int,
-        activation: Activation = "topk",
+        activation: Activation = "relu",
         k: int | None = None,
         threshold: float = 0.1,
         bandwidth: float = 0.05,
