@@ -47,7 +47,9 @@ def similarity_cases(seed: int) -> Iterable[Case]:
     copies = torch.cat([draw(seed + 2, 3, 6), 0.3 * truth.flip(0)])
     yield Case({"found": found, "true": truth})
     yield Case({"found": truth, "true": found}, note="more true features than found directions")
-    yield Case({"found": draw(seed + 4, 5, 5), "true": draw(seed + 3, 5, 5)}, note="as many as dimensions, on each side")
+    yield Case(
+        {"found": draw(seed + 4, 5, 5), "true": draw(seed + 3, 5, 5)}, note="as many as dimensions, on each side"
+    )
     yield Case({"found": draw(seed + 6, 4, 3), "true": draw(seed + 5, 1, 3)}, note="a single true feature")
     yield Case({"found": draw(seed + 8, 1, 3), "true": draw(seed + 7, 4, 3)}, note="a single found direction")
     yield Case(
@@ -144,10 +146,10 @@ MEAN_MAX_COSINE_SIMILARITY = Exercise(
         Mistake(
             "nan_for_zero",
             lambda found, true: (
-                (true / true.norm(dim=1, keepdim=True)) @ (found / found.norm(dim=1, keepdim=True)).T
-            )
-            .amax(dim=1)
-            .mean(),
+                ((true / true.norm(dim=1, keepdim=True)) @ (found / found.norm(dim=1, keepdim=True)).T)
+                .amax(dim=1)
+                .mean()
+            ),
             "A zero vector divided by its norm is NaN. Its cosine with anything counts as 0.",
         ),
     ],
@@ -434,9 +436,7 @@ RELU_L1_LOSS = Exercise(
     mistakes=[
         Mistake(
             "mean_over_dimensions",
-            lambda x, reconstruction, codes, l1: (
-                (x - reconstruction).square().mean() + l1 * codes.sum(dim=-1).mean()
-            ),
+            lambda x, reconstruction, codes, l1: (x - reconstruction).square().mean() + l1 * codes.sum(dim=-1).mean(),
             "The squared error is averaged over the dimensions. Sum over them, and average over the examples only.",
         ),
         Mistake(
@@ -494,16 +494,12 @@ RELU_L1_LOSS = Exercise(
         ),
         Mistake(
             "no_price",
-            lambda x, reconstruction, codes, l1: (
-                _squares(x, reconstruction).mean() + codes.sum(dim=-1).mean()
-            ),
+            lambda x, reconstruction, codes, l1: _squares(x, reconstruction).mean() + codes.sum(dim=-1).mean(),
             "l1 is not used: multiply the sum of the codes by it.",
         ),
         Mistake(
             "price_of_everything",
-            lambda x, reconstruction, codes, l1: (
-                l1 * (_squares(x, reconstruction) + codes.sum(dim=-1)).mean()
-            ),
+            lambda x, reconstruction, codes, l1: l1 * (_squares(x, reconstruction) + codes.sum(dim=-1)).mean(),
             "l1 multiplies the error as well. It is the price of the codes alone.",
         ),
         Mistake(
@@ -518,9 +514,8 @@ RELU_L1_LOSS = Exercise(
             ((x - reconstruction).norm(dim=-1) ** 2).mean() + l1 * codes.norm(p=1, dim=-1).mean()
         ),
         lambda x, reconstruction, codes, l1: (
-            nn.functional.mse_loss(reconstruction, x, reduction="sum") + l1 * codes.sum()
-        )
-        / len(x),
+            (nn.functional.mse_loss(reconstruction, x, reduction="sum") + l1 * codes.sum()) / len(x)
+        ),
     ],
     hints=[
         "Two numbers for each example: how far the reconstruction is off, squared and summed; and how much is on, summed.",
@@ -715,9 +710,7 @@ def _same_shares(given: dict[str, Any]) -> comparing.Compare:
 
 def _tensors(*results: Any) -> list[list[Tensor]]:
     """The results as lists of tensors, or empty ones where they are something else."""
-    return [
-        list(r) if isinstance(r, list | tuple) and all(isinstance(t, Tensor) for t in r) else [] for r in results
-    ]
+    return [list(r) if isinstance(r, list | tuple) and all(isinstance(t, Tensor) for t in r) else [] for r in results]
 
 
 def resampler(
@@ -993,7 +986,9 @@ TOPK_ACTIVATION = Exercise(
     ],
     equivalents=[
         lambda pre, k: (pre * _kept(pre, k)).relu(),
-        lambda pre, k: torch.where(pre >= pre.topk(k, dim=-1).values[..., -1:], pre, torch.zeros_like(pre)).clamp(min=0),
+        lambda pre, k: torch.where(pre >= pre.topk(k, dim=-1).values[..., -1:], pre, torch.zeros_like(pre)).clamp(
+            min=0
+        ),
         _loop_topk,
     ],
     hints=[
@@ -1110,7 +1105,11 @@ JUMPRELU = Exercise(
         ),
         Mistake(
             "sign",
-            jump(to_threshold=lambda pre, threshold, bandwidth: threshold / bandwidth * _near(pre, threshold, bandwidth / 2)),
+            jump(
+                to_threshold=lambda pre, threshold, bandwidth: (
+                    threshold / bandwidth * _near(pre, threshold, bandwidth / 2)
+                )
+            ),
             "The threshold's gradient has the wrong sign. A higher threshold lets less through: it is negative.",
         ),
         Mistake(
@@ -1125,7 +1124,9 @@ JUMPRELU = Exercise(
         ),
         Mistake(
             "twice_as_wide",
-            jump(to_threshold=lambda pre, threshold, bandwidth: -threshold / bandwidth * _near(pre, threshold, bandwidth)),
+            jump(
+                to_threshold=lambda pre, threshold, bandwidth: -threshold / bandwidth * _near(pre, threshold, bandwidth)
+            ),
             "The window reaches a whole bandwidth to each side. It is one bandwidth wide in all: half of it to each side.",
         ),
         Mistake(
@@ -1183,7 +1184,9 @@ def variance_cases(seed: int) -> Iterable[Case]:
     yield Case(noisy(10, 5, 5, noise=2.0), note="a bad reconstruction, and as many rows as dimensions")
     yield Case(noisy(20, 6, 3, dtype=torch.float64), note="float64")
     shifted = noisy(30, 9, 4)
-    yield Case({**shifted, "reconstruction": shifted["reconstruction"] + 1.5}, note="all of it is off by the same vector")
+    yield Case(
+        {**shifted, "reconstruction": shifted["reconstruction"] + 1.5}, note="all of it is off by the same vector"
+    )
     small = noisy(50, 7, 4)
     yield Case({**small, "reconstruction": 0.5 * small["reconstruction"]}, note="a reconstruction that is too small")
     x = draw(seed + 40, 7, 5) + 2
@@ -1266,9 +1269,7 @@ EXPLAINED_VARIANCE = Exercise(
     ],
     equivalents=[
         lambda x, reconstruction: 1 - (x - reconstruction).square().mean() / x.var(dim=0, correction=0).mean(),
-        lambda x, reconstruction: (
-            1 - (x - reconstruction).norm() ** 2 / (x - x.mean(dim=0, keepdim=True)).pow(2).sum()
-        ),
+        lambda x, reconstruction: 1 - (x - reconstruction).norm() ** 2 / (x - x.mean(dim=0, keepdim=True)).pow(2).sum(),
         lambda x, reconstruction: _explained((x - reconstruction).square(), (x - x.mean(dim=0)).square()),
     ],
     hints=[
@@ -1294,7 +1295,9 @@ def recovered_cases(seed: int) -> Iterable[Case]:
     ):
         model, d_model = random_gpt2(seed + k, **sizes), 5 * sizes.get("heads", 2)
         sae = Recipe("sae", {"seed": seed + k, "d_in": d_model, "d_sae": 7 + k})
-        yield Case({"model": model, "sae": sae, "site": site, "tokens": draw_tokens(seed + k, batch, length)}, note=note)
+        yield Case(
+            {"model": model, "sae": sae, "site": site, "tokens": draw_tokens(seed + k, batch, length)}, note=note
+        )
 
 
 def _loss(logits: Tensor, tokens: Tensor, shift: int = 1) -> Tensor:
@@ -1708,7 +1711,11 @@ PRECISION_RECALL_BY_LEVEL = Exercise(
             "These are counts of hits. Divide by how often it fires, and by how often the concept occurs.",
         ),
     ],
-    equivalents=[rates(), _loop_rates, rates(lambda activation, levels: (activation > activation.max() * levels[..., None]))],
+    equivalents=[
+        rates(),
+        _loop_rates,
+        rates(lambda activation, levels: activation > activation.max() * levels[..., None]),
+    ],
     hints=[
         "First a table of truth values: one row for each level, one column for each token: does it fire?",
         "activation > levels[:, None] * activation.max() is that table. Hits are where it fires and the concept is there.",
@@ -1808,15 +1815,15 @@ STEER = Exercise(
         ),
         Mistake(
             "added_code",
-            steering(lambda sae, x, feature, value: x + (sae.encode(x)[..., feature, None] - value) * sae.W_dec[feature]),
+            steering(
+                lambda sae, x, feature, value: x + (sae.encode(x)[..., feature, None] - value) * sae.W_dec[feature]
+            ),
             "The sign is turned: move by (value - code), not by (code - value).",
         ),
         Mistake(
             "multiplied",
             steering(
-                lambda sae, x, feature, value: (
-                    x + (value - 1) * sae.encode(x)[..., feature, None] * sae.W_dec[feature]
-                )
+                lambda sae, x, feature, value: x + (value - 1) * sae.encode(x)[..., feature, None] * sae.W_dec[feature]
             ),
             "This multiplies the feature, so where it is 0 nothing happens. Set it to `value`.",
         ),
@@ -1828,9 +1835,7 @@ STEER = Exercise(
         Mistake(
             "encoder_direction",
             steering(
-                lambda sae, x, feature, value: (
-                    x + (value - sae.encode(x)[..., feature, None]) * sae.W_enc[:, feature]
-                )
+                lambda sae, x, feature, value: x + (value - sae.encode(x)[..., feature, None]) * sae.W_enc[:, feature]
             ),
             "This moves along the encoder's column, which *reads* the feature. What it writes is the decoder's row, W_dec[feature].",
         ),

@@ -109,7 +109,7 @@ def plot_levels(
     and recall of "it exceeds this share of its maximum"."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            2, len(features), figsize=(2.5 * len(features) + 0.6, 3.7), squeeze=False, sharex=True
+            2, len(features), figsize=(2.4 * len(features) + 1.6, 3.7), squeeze=False, sharex=True
         )
         for column, (name, (activation, concept)) in enumerate(features.items()):
             share = (activation / activation.max()).cpu()
@@ -123,8 +123,8 @@ def plot_levels(
             below.plot(levels, recall, "s--", ms=3, color=COLOURS[3], label="recall")
             below.set(xlabel="share of its maximum", ylim=(-0.03, 1.05))
         axes[0, 0].set_ylabel("tokens")
-        axes[0, -1].legend(fontsize=7)
-        axes[1, -1].legend(fontsize=7)
+        figure.legend(*above.get_legend_handles_labels(), loc="outside right upper")
+        figure.legend(*below.get_legend_handles_labels(), loc="outside right lower")
         return finish(figure, title)
 
 
