@@ -95,7 +95,7 @@ def plot_concepts(
         axis.set_yticks(range(len(concepts)), concepts, fontsize=8)
         axis.invert_yaxis()
         axis.set(xlabel=xlabel, xlim=(-0.03, 1.03))
-        figure.legend(loc="outside right upper")
+        figure.legend(loc="outside right center")
         return finish(figure, title)
 
 

@@ -73,7 +73,7 @@ torch.set_num_threads(1)  # these models are so small that more threads only get
 # ### Exercise 1 · `mean_max_cosine_similarity`
 # *10 minutes, ★☆☆☆, 1 point*
 #
-# For every **true** direction take the cosine with the `found` direction that is most like it; return the mean of these. Which found direction belongs to which feature is not known, so all pairs have to be tried. The sign counts (a direction that points the other way is another one), lengths do not, and a vector of zeros has
+# For every **true** direction take the cosine with the `found` direction that is most like it; return the mean of these (MMCS for short). Which found direction belongs to which feature is not known, so all pairs have to be tried. The sign counts (a direction that points the other way is another one), lengths do not, and a vector of zeros has
 # cosine 0 with anything.
 #
 # **In:** `found`, shape (latent, d_in), and `true`, shape (feature, d_in). **Out:** a single number (a tensor with shape ()).
@@ -108,10 +108,9 @@ print(f"every feature is stored (its direction has length {true.norm(dim=1).min(
       f" {(features > 0).sum(dim=1).float().mean():.1f} of {N_FEATURES} are on at once")  # fmt: skip
 
 components = torch.linalg.svd(hidden - hidden.mean(dim=0), full_matrices=False).Vh
-both_signs = lambda directions: torch.cat([directions, -directions])
 guesses = {
-    "the 20 axes, both signs": both_signs(torch.eye(N_HIDDEN)),
-    "the 20 principal components, both signs": both_signs(components),
+    "the 20 axes, both signs": torch.cat([torch.eye(N_HIDDEN), -torch.eye(N_HIDDEN)]),
+    "the 20 principal components, both signs": torch.cat([components, -components]),
     "80 random directions": torch.randn(D_SAE, N_HIDDEN, generator=generator),
 }
 chance = mean_max_cosine_similarity(guesses["80 random directions"], true).item()
@@ -234,8 +233,9 @@ def train_sae(sae, x, loss, steps=1000, lr=3e-3, batch_size=512, seed=0, unit=Tr
     """Adam on random rows of x; the learning rate rises at the start and falls to 0 over the last fifth."""
     draws = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(sae.parameters(), lr=lr)
-    ramp = lambda step: min(1.0, (step + 1) / 50, 5 * (1 - step / steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, ramp)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 50, 5 * (1 - step / steps))
+    )
     for step in range(steps):
         batch = x[torch.randint(len(x), (batch_size,), generator=draws)]
         codes = sae.encode(batch)
@@ -429,7 +429,7 @@ widths = [20, 80, 160]
 plots.plot_panels(
     widths,
     {"features found (MMCS)": {"ReLU + L1": [of("MMCS", d_sae=d) for d in widths]},
-     "share of features with several latents": {"ReLU + L1": [of("split", d_sae=d) for d in widths]}},
+     "share of features that are split": {"ReLU + L1": [of("split", d_sae=d) for d in widths]}},
     "latents, for 40 features",
     "Too few latents miss features; too many split them",
 )  # fmt: skip
@@ -1188,7 +1188,7 @@ for name, dictionary in (("the shipped one", shipped.W_dec), ("the shipped one, 
           f" {((here @ normalize(dictionary, dim=-1).T).amax(dim=1) > 0.9).float().mean():.0%} of them with a cosine above 0.9")  # fmt: skip
 
 # %% [markdown]
-# - **Two dictionaries of one model agree only in part**: well above chance, far from one to one. If features were simply *there* to be found, they would come back.
+# - **Two dictionaries of one model agree only in part**: well above chance, far from one to one (and yours was trained for a shorter time). If features were simply *there* to be found, they would come back.
 # - **A latent is read with its encoder and written with its decoder**, and those are different directions. A top example tells about the first, steering about the second.
 #
 # ## Going on
