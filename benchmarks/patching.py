@@ -47,7 +47,7 @@ SETTERS = {
 }
 ACTIVATIONS = {"head": "z", "resid_pre": "resid_pre", "attn_out": "attn_out", "mlp_out": "mlp_out"}
 # Where the names stand in "<bos> When Mary and John went to the store, John gave a drink to".
-CORRUPTIONS = {"one token (S2)": [10], "three (all names)": [2, 4, 10], "all but <bos>": list(range(1, 16))}
+CORRUPTIONS = {"one token (S2)": [10], "three (all names)": [2, 4, 10], "all but `<bos>`": list(range(1, 16))}
 
 
 def gpt2_shaped() -> Any:
@@ -115,10 +115,16 @@ def theirs(model: Any, base: Any, cache: Any, metric: Any, site: str, axes: list
 
 
 def compare(model: Any, share: float) -> None:
-    head = "sweep|corrupted|cells|TransformerLens, s|ours, s|ratio|forward passes|largest difference / range|"
-    head += "peak, MB (TransformerLens)"
-    print("| " + head.replace("|", " | ") + " |\n" + "|---" * 9 + "|")
+    head = "sweep|corrupted|cells|TransformerLens, s|ours, s|ratio|forward passes|"
+    head += "largest difference / range|peak, MB (TransformerLens)"
     clean, corrupted, answers = prompts(model, [1])
+    with torch.no_grad():
+        _, cache = model.run_with_cache(clean)
+        sweep(model, clean, corrupted, partial(logit_diff, answers=answers))  # what is made once, is made
+    held = {value.data_ptr(): value.nbytes for value in cache.values()}
+    bound = sum(p.nbytes for p in model.parameters()) + sum(held.values())
+    print(f"A sweep may grow the process by the model's weights and the cache of one run: {bound / 1e6:.0f} MB.\n")
+    print("| " + head.replace("|", " | ") + " |\n" + "|---" * 9 + "|")
     with FlopCounterMode(display=False) as one, torch.no_grad():
         model(clean)
     for name, (site, by_position, axes) in SWEEPS.items():
@@ -132,40 +138,40 @@ def compare(model: Any, share: float) -> None:
             with torch.no_grad():
                 _, cache = model.run_with_cache(clean)
                 ours_run = partial(sweep, model, clean, corrupted, metric, site, by_position)
-                found, ours, peak = timed(ours_run)
+                with FlopCounterMode(display=False) as all_of_it:  # which costs little; pocket's other runs go without
+                    found, ours, peak = timed(ours_run)
                 expected, peer_s, peer_peak = timed(partial(theirs, model, corrupted, cache, metric, site, axes, rows))
-                repeats = 3 if len(picked) == len(every) else 1
+                repeats = 4 if len(picked) == len(every) else 1
                 for _ in range(repeats - 1):
                     ours = min(ours, timed(ours_run)[1])
                     run = partial(theirs, model, corrupted, cache, metric, site, axes, rows)
                     peer_s = min(peer_s, timed(run)[1])
-                with FlopCounterMode(display=False) as all_of_it:
-                    sweep(model, clean, corrupted, metric, site, by_position)
             values = found.mean(dim=-1).flatten()
             difference = (values[picked] - expected).abs().max() / (values.max() - values.min())
             peer_s *= len(every) / len(picked)
             passes = all_of_it.get_total_flops() / one.get_total_flops()
             assert list(found.shape[:-1]) == shape_of(model, clean, site, by_position)
             print(f"| {name} | {corruption} | {len(every)} | {peer_s:.2f} | {ours:.2f} | **{peer_s / ours:.1f}** |"
-                  f" {passes:.1f} | {difference:.0e} | {peak:.0f} ({peer_peak:.0f}) |", flush=True)  # fmt: skip
+                  f" {passes:.1f} | {difference:.0e} | {peak:.0f} ({peer_peak:.0f}) |",
+                  flush=True)  # fmt: skip
 
 
 def main() -> None:
     torch.set_num_threads(1)
     which = sys.argv[1:] or ["pocket", "gpt2"]
     a, b = torch.randn(1024, 768), torch.randn(768, 3072)
-    rate = min(timed(lambda: a @ b)[1] for _ in range(20))
+    rate = 2 * a.numel() * b.shape[1] / min(timed(lambda: a @ b)[1] for _ in range(20)) / 1e9
     print(f"""# Patching sweeps: TransformerLens against mechlib
 
 {date.today()}, {platform.machine()}, one thread, torch {torch.__version__},
 transformer-lens {version("transformer-lens")},
 {BATCH} prompts of {LENGTH} tokens. Made by `python benchmarks/patching.py`.
 
-- Times are processor seconds of one run each (pocket: the best of three), the two taking turns.
+- Times are processor seconds of one run each (pocket: the best of four), the two taking turns.
 - *forward passes*: the arithmetic of our sweep as PyTorch's flop counter has it, in units of a full forward pass;
   TransformerLens spends one a cell.
 - *corrupted*: how many tokens differ between the twins. TransformerLens does not care; ours skips what cannot change.
-- This processor multiplies large matrices at {2 * a.numel() * b.shape[1] / rate / 1e9:.0f} GFLOP/s.
+- This processor multiplies large matrices at {rate:.0f} GFLOP/s.
 """)
     if "pocket" in which:
         model = models.load("pocket", device="cpu")

@@ -3,16 +3,19 @@
 - zero: nothing at all. Off the model's distribution: later layers have never seen a stream without the head's average.
 - mean: the average of what the head says on reference prompts, so that it carries no news of *this* prompt.
 - resample: what the head says on another prompt, so that everything stays a real activation (Chan et al. 2022,
-  "Causal Scrubbing", https://www.alignmentforum.org/posts/JvZhhzycHu2Yd57RN).
+  "Causal Scrubbing", https://www.alignmentforum.org/posts/JvZhhzycHu2Yd57RN). This is activation patching from
+  a prompt that was drawn, not made for the purpose.
 """
 
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechlib import patching
+
 Method = Literal["zero", "mean", "resample"]
+Prompts = Int[Tensor, "rows position"]
 
 
 def ablate_head(
@@ -21,35 +24,26 @@ def ablate_head(
     layer: int,
     head: int,
     method: Method,
-    reference: Int[Tensor, "rows position"] | None = None,
+    reference: Prompts | None = None,
 ) -> Float[Tensor, "batch position vocabulary"]:
-    """The logits on `tokens` with one head's output replaced.
+    """The logits on `tokens` with one head's output (z, before W_O) replaced.
 
     "zero" needs no reference. "mean" takes the head's average over the rows of `reference`, for each position by
-    itself. "resample" takes the head's output on `reference`, row by row, which must have the shape of `tokens`.
+    itself. "resample" takes the head's output on `reference`, row by row, or on its only row.
     Raises ValueError for another method, and for a reference that is missing or does not fit.
     """
-    _check(tokens, method, reference)
-    name = f"blocks.{layer}.attn.hook_z"  # a head's output before W_O, which is linear
-    replacement = torch.zeros(())  # broadcasts
-    if reference is not None and method != "zero":
-        _, cache = model.run_with_cache(reference, names_filter=name)
-        replacement = cache[name][:, :, head]
-    if method == "mean":
-        replacement = replacement.mean(dim=0)
-
-    def replace(z: Float[Tensor, "batch position head d_head"], hook: Any) -> Tensor:
-        z = z.clone()
-        z[:, :, head] = replacement
-        return z
-
-    return model.run_with_hooks(tokens, fwd_hooks=[(name, replace)])
+    match method:
+        case "zero":
+            return patching.zero_ablation(model, tokens, layer, head)
+        case "mean":
+            return patching.mean_ablation(model, tokens, _given(reference), layer, head)
+        case "resample":
+            _, source = model.run_with_cache(_given(reference))
+            return patching.patch_head(model, tokens, source, layer, head)
+    raise ValueError(f"method is 'zero', 'mean' or 'resample', not {method!r}")
 
 
-def _check(tokens: Tensor, method: str, reference: Tensor | None) -> None:
-    if method not in ("zero", "mean", "resample"):
-        raise ValueError(f"method is 'zero', 'mean' or 'resample', not {method!r}")
-    if method != "zero" and (reference is None or reference.shape[1] != tokens.shape[1]):
-        raise ValueError(f"{method} ablation needs reference prompts as long as the tokens")
-    if method == "resample" and reference is not None and len(reference) != len(tokens):
-        raise ValueError("resample ablation needs as many reference prompts as there are rows of tokens")
+def _given(reference: Prompts | None) -> Prompts:
+    if reference is None:
+        raise ValueError("mean and resample ablation need reference prompts")
+    return reference

@@ -219,10 +219,8 @@ def as_html(page: FeaturePage) -> str:
             f'<tr><td>{above:.0%}</td><td class="number">{precision:.2f}</td><td class="number">{recall:.2f}</td></tr>'
             for above, precision, recall in rows
         )
-        head = "<tr><th>above</th><th>precision</th><th>recall</th></tr>"
-        parts.append(
-            f"<div><h4>{e(page.fit.concept)}, above a share of the maximum</h4><table>{head}{cells}</table></div>"
-        )
+        head = "<tr><th>share of maximum</th><th>precision</th><th>recall</th></tr>"
+        parts.append(f"<div><h4>{e(page.fit.concept)}</h4><table>{head}{cells}</table></div>")
     for title, tokens in (("Promotes", page.promoted), ("Suppresses", page.suppressed)):
         cells = "".join(f'<tr><td>{e(t.strip())}</td><td class="number">{v:+.2f}</td></tr>' for t, v in tokens)
         parts.append(f"<div><h4>{title}</h4><table>{cells}</table></div>")

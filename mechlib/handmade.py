@@ -378,12 +378,20 @@ def induction(n_words: int = 20, n_ctx: int = 64, seed: int = 0) -> Blueprint:
         v 1.0                     20        0
         pattern 1.0                0       20
     """
-    return build_induction_circuit([f"w{i}" for i in range(n_words)], n_ctx, seed)
+    plan = build_induction_circuit([f"w{i}" for i in range(n_words)], n_ctx)
+    plan.seed = seed
+    not_the_first = torch.full((n_ctx, 1), -2 * SHARP)
+    plan.head(1, 0).qk(plan.position, plan.position[0], not_the_first)
+    return plan
 
 
-def build_induction_circuit(words: Sequence[str], n_ctx: int, seed: int = 0) -> Blueprint:
-    """The plan of `induction` for any words: a previous-token head (0.1), and an induction head (1.0) that reads it."""
-    plan = Blueprint(words, n_ctx, n_heads=2, seed=seed)
+def build_induction_circuit(words: Sequence[str], n_ctx: int) -> Blueprint:
+    """An induction circuit for any words: a previous-token head (0.1), and an induction head (1.0) that reads it.
+
+    It is meant for prompts that begin with `<bos>`. (Position 0 has no token before it, and writes its own into
+    `previous`. That is harmless if this token, as `<bos>`, never comes again; `induction` does without the condition.)
+    """
+    plan = Blueprint(words, n_ctx)
     n_vocab = len(plan.words)
     token = plan.space("token", n_vocab)  # which word stands here
     previous = plan.space("previous", n_vocab)  # which word stands just before
@@ -393,10 +401,7 @@ def build_induction_circuit(words: Sequence[str], n_ctx: int, seed: int = 0) -> 
 
     one_back = attend({i: i - 1 for i in range(1, n_ctx)}, n_ctx)
     plan.head(0, 1).qk(plan.position, plan.position, one_back).ov(token, previous)
-
-    not_the_first = torch.full((n_ctx, 1), -2 * SHARP)
     plan.head(1, 0).qk(token, previous, SHARP).ov(token, guess)
-    plan.head(1, 0).qk(plan.position, plan.position[0], not_the_first)
     return plan
 
 

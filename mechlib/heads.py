@@ -13,6 +13,7 @@ Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"
 Heads" (https://arxiv.org/abs/2209.11895).
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,8 +21,13 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechlib.paths import Convention, attention_pattern, patched_streams
+
 Pattern = Float[Tensor, "batch head query key"]
 Side = Literal["Q", "K", "V"]
+
+# So many rows of a full OV circuit are made at a time: the whole one of gpt2, 50257 x 50257, would take 10 GB.
+CHUNK = 4096
 
 
 # ---- behaviour
@@ -40,7 +46,7 @@ def per_token_loss(
 
 def previous_token_score(pattern: Pattern) -> Float[Tensor, "head"]:
     """Each head's mean attention from a position to the one before it, over all positions but the first."""
-    return pattern.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=(0, 2))
+    return pattern.diagonal(offset=-1, dim1=2, dim2=3).mean(dim=(0, 2))
 
 
 def duplicate_token_score(pattern: Pattern, tokens: Int[Tensor, "batch position"]) -> Float[Tensor, "head"]:
@@ -49,14 +55,14 @@ def duplicate_token_score(pattern: Pattern, tokens: Int[Tensor, "batch position"
     0 if no token occurs twice.
     """
     wanted = earlier_occurrences(tokens)
-    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=-1).sum().clamp(min=1)
+    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=2).sum().clamp(min=1)
 
 
 def induction_score(pattern: Pattern, tokens: Int[Tensor, "batch position"]) -> Float[Tensor, "head"]:
     """Each head's attention to the tokens right after earlier occurrences of the current token, averaged over the
     positions that have one. 0 if no token occurs twice (Olsson et al. 2022: "prefix matching")."""
     wanted = earlier_occurrences(tokens).roll(1, dims=-1)  # its last column is empty, so nothing wraps around
-    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=-1).sum().clamp(min=1)
+    return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim=2).sum().clamp(min=1)
 
 
 def earlier_occurrences(tokens: Int[Tensor, "batch position"]) -> Bool[Tensor, "batch query key"]:
@@ -79,7 +85,7 @@ def copying_score(
     Then sum(l) / sum(|l|) over the eigenvalues l: 1 for a pure copier, -1 for a head that suppresses what it sees,
     about 0 for random weights (Elhage et al. 2021).
     """
-    most = torch.cat([(rows @ W_V @ W_O @ W_U).argmax(dim=-1) for rows in W_E.split(4096)])
+    most = torch.cat([(rows @ W_V @ W_O @ W_U).argmax(dim=1) for rows in W_E.split(CHUNK)])
     top_1 = (most == torch.arange(len(W_E), device=W_E.device)).to(W_E.dtype).mean()
     # W_O W_U W_E W_V is only d_head x d_head and has the same eigenvalues, but for zeros.
     eigenvalues = torch.linalg.eigvals(W_O @ W_U @ W_E @ W_V)
@@ -100,7 +106,7 @@ def positional_attention(
     """
     scores = (x @ W_Q + b_Q) @ (x @ W_K + b_K).T / W_Q.shape[1] ** 0.5
     later = torch.ones_like(scores, dtype=torch.bool).triu(diagonal=1)
-    return scores.masked_fill(later, -torch.inf).softmax(dim=-1)
+    return scores.masked_fill(later, -torch.inf).softmax(dim=1)
 
 
 def composition_score(
@@ -164,9 +170,88 @@ def head_logit_attribution(
     The final LayerNorm is taken as the linear map that it was in this run: subtract the mean, divide by the cached
     scale, multiply by the weight. What later layers make of a head's output is not in here (see `mechlib.paths`).
     """
-    W_U = model.W_U - model.W_U.mean(dim=-1, keepdim=True)
+    W_U = model.W_U - model.W_U.mean(dim=1, keepdim=True)
     readers = model.ln_final.weight * W_U.T[targets]  # [batch position d_model]
     readers = (readers - readers.mean(dim=-1, keepdim=True)) / cache["ln_final.hook_scale"]
     z = torch.stack([cache["z", layer] for layer in range(model.cfg.n_layers)])
     said = einsum(z, model.W_O, "layer b pos head d_head, layer head d_head d_model -> layer head b pos d_model")
     return einsum(said, readers, "layer head b pos d_model, b pos d_model -> layer head b pos")
+
+
+# ---- the heads of Wang et al. 2023, "Interpretability in the Wild" (https://arxiv.org/abs/2211.00593)
+
+
+def name_mover_score(
+    model: Any, cache: Any, answers: Int[Tensor, "batch 2"], io: Int[Tensor, "batch"], end: Int[Tensor, "batch"]
+) -> tuple[Float[Tensor, "layer head batch"], Float[Tensor, "layer head batch"]]:
+    """Each head's attention from the end to IO, and what it writes there along IO less S.
+
+    What a head writes is its share of the logit difference, with the final LayerNorm taken as the linear map that it
+    was in this run. A name mover writes more where it attends more; a negative one writes less than nothing. `answers`
+    holds the tokens of IO and S, `io` and `end` their positions.
+    """
+    rows = torch.arange(len(end), device=end.device)
+    reader = model.ln_final.weight * (model.W_U.T[answers[:, 0]] - model.W_U.T[answers[:, 1]])
+    reader = (reader - reader.mean(dim=-1, keepdim=True)) / cache["ln_final.hook_scale"][rows, end]
+    attention, written = [], []
+    for layer in range(model.cfg.n_layers):
+        attention.append(cache["pattern", layer][rows, :, end, io].T)
+        z = cache["z", layer][rows, end]
+        written.append(einsum(z, model.W_O[layer], reader, "b head d_head, head d_head d, b d -> head b"))
+    return torch.stack(attention), torch.stack(written)
+
+
+def name_copying_score(
+    model: Any, stream: Float[Tensor, "name d_model"], names: Int[Tensor, "name"], k: int = 5, sign: int = 1
+) -> Float[Tensor, "layer head"]:
+    """How often a head that attends to a name would raise this name's logit among the top k of the vocabulary.
+
+    `stream` is the residual stream where the names stand, after the first MLP (`cache["resid_post", 0]`), `names` are
+    their tokens. It goes through the head's LayerNorm and OV map, the final LayerNorm and the unembedding, as if the
+    head looked there and nothing else were written. With sign -1 what the head writes is turned round: a high score
+    then means that it suppresses names. By chance k / vocabulary.
+    """
+    scores = []
+    for layer, block in enumerate(model.blocks):
+        values = einsum(block.ln1(stream[None])[0], model.W_V[layer], "name d, head d d_head -> head name d_head")
+        said = sign * (values + model.b_V[layer][:, None]) @ model.W_O[layer]
+        top = [model.unembed(model.ln_final(mine[None]))[0].topk(k).indices for mine in said]
+        scores.append(torch.stack([(each == names[:, None]).any(dim=-1).to(stream.dtype).mean() for each in top]))
+    return torch.stack(scores)
+
+
+def s_inhibition_score(
+    model: Any,
+    cache: Any,
+    source_cache: Any,
+    movers: Sequence[tuple[int, int]],
+    io: Int[Tensor, "batch"],
+    s1: Int[Tensor, "batch"],
+    end: Int[Tensor, "batch"],
+    mlps: Convention = "frozen",
+) -> Float[Tensor, "layer head"]:
+    """How far each head turns the name movers away from S1: the fall of their attention to IO less that to S1, from the
+    end, when their queries read what the head says in another run (path patching).
+
+    A mean over movers and prompts, between -2 and 2; about 2 if this head alone makes them look at IO, and they look at
+    S1 without it. In `source_cache` the prompts do not say who is repeated ("random"), or say that it is the other
+    ("s2"). 0 for heads that no mover comes after. Raises ValueError without movers.
+    """
+    if not movers:
+        raise ValueError("name the name movers first: these are the heads whose attention is turned.")
+    rows = torch.arange(len(end), device=end.device)
+
+    def preference(layer: int, head: int, queries: Tensor) -> Tensor:
+        pattern = attention_pattern(queries, cache["k", layer][:, :, head])[rows, end]
+        return (pattern[rows, io] - pattern[rows, s1]).mean()
+
+    scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, device=end.device)
+    for layer, head in ((layer, head) for layer in range(max(movers)[0]) for head in range(model.cfg.n_heads)):
+        streams = patched_streams(model, cache, source_cache, [(layer, head)], mlps == "recomputed")
+        for later, mover in movers:
+            reads = (
+                model.blocks[later].ln1(streams.attention[later]) @ model.W_Q[later, mover] + model.b_Q[later, mover]
+            )
+            change = preference(later, mover, cache["q", later][:, :, mover]) - preference(later, mover, reads)
+            scores[layer, head] += change / len(movers)
+    return scores

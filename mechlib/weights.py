@@ -34,8 +34,7 @@ def qk_circuit(model: Model, layer: int, head: int) -> Float[Tensor, "d_model d_
     Raises ValueError for grouped-query attention, and for rotary positions, where the map depends on the distance.
     """
     _needs_own_keys(model)
-    if model.cfg.positional_embedding_type == "rotary":
-        raise ValueError("with rotary positions the QK circuit is another one at every distance")
+    _needs_one_map(model)
     return model.W_Q[layer, head] @ model.W_K[layer, head].T
 
 
@@ -67,3 +66,8 @@ def effective_dimensions(matrix: Float[Tensor, "*matrices rows columns"]) -> Flo
 def _needs_own_keys(model: Model) -> None:
     if getattr(model.cfg, "n_key_value_heads", None) not in (None, model.cfg.n_heads):
         raise ValueError("this needs a key and a value of its own for every head; the model groups them")
+
+
+def _needs_one_map(model: Model) -> None:
+    if model.cfg.positional_embedding_type == "rotary":
+        raise ValueError("with rotary positions the QK circuit is another one at every distance")

@@ -54,9 +54,11 @@ def test_a_known_head():
     ("method", "reference", "sentence"),
     [
         ("none", None, "method is"),
-        ("mean", None, "needs reference"),
-        ("mean", REFERENCE[:, :4], "needs reference"),
-        ("resample", REFERENCE[:1], "as many reference"),
+        ("mean", None, "need reference"),
+        ("resample", None, "need reference"),
+        ("mean", REFERENCE[:, :4], "prompts of equal length"),
+        ("resample", REFERENCE[:, :4], "prompts of equal length"),
+        ("resample", torch.cat([REFERENCE, REFERENCE]), "The other run had 4 prompts"),
     ],
 )
 def test_what_is_refused(method, reference, sentence):

@@ -5,7 +5,7 @@ import torch
 from transformer_lens import ActivationCache
 from transformer_lens.head_detector import detect_head
 
-from mechlib import heads
+from mechlib import heads, tasks
 from mechlib.checker import recipes
 from mechlib.handmade import handmade
 
@@ -174,3 +174,61 @@ def test_attributions_and_the_rest_make_up_the_logits(run):
     total = (others - others.mean(-1, keepdim=True)).gather(-1, targets[..., None])[..., 0] + parts
     expected = (logits - logits.mean(-1, keepdim=True)).gather(-1, targets[..., None])[..., 0]
     torch.testing.assert_close(total, expected, atol=2e-4, rtol=1e-4)
+
+
+# ---- the heads of Wang et al. 2023
+
+
+@pytest.fixture(scope="module")
+def ioi_known():
+    """The model of known circuit on prompts, on their twins where the other person gives, and where things stand."""
+    model = recipes.model("ioi-known")
+    prompts = tasks.ioi(model.tokenizer, 40, split="held-out pairs")
+    caches = [
+        model.run_with_cache(tasks.to_tokens(model.tokenizer, [getattr(p, text) for p in prompts]))[1]
+        for text in ("text", "corrupted")
+    ]
+    at = {role: tasks.positions(prompts, role) for role in ("io", "s1", "end")}
+    return model, caches, tasks.answer_tokens(model.tokenizer, prompts), at
+
+
+def test_name_movers_look_at_io_and_write_it(ioi_known):
+    model, (cache, _), answers, at = ioi_known
+    attention, written = heads.name_mover_score(model, cache, answers, at["io"], at["end"])
+    assert attention.shape == written.shape == (4, 4, 40)
+    movers = torch.zeros(4, 4, dtype=torch.bool)
+    movers[3, [0, 2]] = True
+    assert (attention.mean(dim=-1)[movers] > 0.9).all() and (attention.mean(dim=-1)[~movers] < 0.5).all()
+    assert (written.mean(dim=-1)[movers] > 5).all() and (written.mean(dim=-1)[~movers].abs() < 0.5).all()
+    targets = [answers[:, i, None].expand(-1, 1 + int(at["end"].max())) for i in (0, 1)]
+    io, s = (heads.head_logit_attribution(model, cache, target) for target in targets)
+    rows = torch.arange(40)
+    torch.testing.assert_close(written, (io - s)[:, :, rows, at["end"]], atol=1e-4, rtol=1e-4)
+
+
+def test_name_movers_copy_names(ioi_known):
+    model, (cache, _), answers, at = ioi_known
+    stream = cache["resid_post", 0][torch.arange(40), at["io"]]
+    copies = heads.name_copying_score(model, stream, answers[:, 0])
+    assert copies[3, 0] == copies[3, 2] == 1 and copies[1].max() < 0.1
+    assert heads.name_copying_score(model, stream, answers[:, 0], sign=-1)[3, 0] == 0
+    everything = heads.name_copying_score(model, stream, answers[:, 0], k=model.cfg.d_vocab)
+    assert (everything == 1).all()
+    layer, head = 2, 1
+    z = model.blocks[layer].ln1(stream[None])[0] @ model.W_V[layer, head] + model.b_V[layer, head]
+    top = model.unembed(model.ln_final((z @ model.W_O[layer, head])[None]))[0].topk(50).indices
+    expected = sum(int(token) in row for token, row in zip(answers[:, 0], top.tolist())) / 40
+    score = heads.name_copying_score(model, stream, answers[:, 0], k=50)[layer, head]
+    assert score.item() == pytest.approx(expected)
+
+
+def test_s_inhibition_heads_turn_the_name_movers(ioi_known):
+    model, (cache, twin), _, at = ioi_known
+    movers = [(3, 0), (3, 2)]
+    scores = heads.s_inhibition_score(model, cache, twin, movers, at["io"], at["s1"], at["end"])
+    assert scores[1, 0] > 0.8 and scores[1, 2] > 0.8
+    scores[1, 0] = scores[1, 2] = 0
+    assert scores.abs().max() < 0.05
+    assert not heads.s_inhibition_score(model, cache, cache, movers, at["io"], at["s1"], at["end"]).any()
+    with pytest.raises(ValueError, match="name the name movers first"):
+        heads.s_inhibition_score(model, cache, twin, [], at["io"], at["s1"], at["end"])

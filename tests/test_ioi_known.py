@@ -239,10 +239,31 @@ def test_patching_and_attribution_find_the_other_seeds_heads():
         assert known_circuits.precision_recall(known_circuits.found(second[method], 0.1), other) == (1, 1)
 
 
-def test_precision_and_recall_by_hand():
+def test_path_patching_from_the_logits_back_finds_the_other_seeds_circuit():
+    """With its roles and its edges. The control: from the middle of the first model's gap, a name mover is missed."""
+    with torch.no_grad():
+        runs, truth = known_circuits.Runs.of("ioi-known-seed-1", 24), models.truth("ioi-known-seed-1")
+        circuit, _ = known_circuits.trace(runs, 0.069)
+        assert set(circuit.nodes) == {(*node.place, node.at) for node in truth.nodes}
+        assert known_circuits.kept(runs, circuit, mlps=True).ratio == pytest.approx(1, abs=0.1)
+        groups = {node.place: node.variable for node in truth.nodes}
+        said = {
+            (groups[e.source[:2]], e.part, "logits" if e.target == "logits" else groups[e.target[:2]])
+            for e in circuit.edges
+        }
+        assert said == {
+            ("duplicate", "v", "s-inhibition"),
+            ("s-inhibition", "q", "name mover"),
+            ("name mover", "", "logits"),
+        }
+        assert len(circuit.edges) == 3 + 2 * 3 + 2 * 2
+        missed = set(truth.heads()) - known_circuits.heads_of(known_circuits.trace(runs, 0.246)[0])
+    assert missed == {(3, 2)}
+
+
+def test_a_threshold_by_hand():
     scores = torch.tensor([[0.1, 0.9], [0.5, 0.2]])
     assert known_circuits.found(scores, 0.4) == {(0, 1), (1, 0)}
-    assert known_circuits.precision_recall({(0, 1), (1, 0)}, {(0, 1), (1, 1), (0, 0)}) == (1 / 2, 1 / 3)
     assert known_circuits.fix_threshold(scores, {(0, 1), (1, 0)}) == pytest.approx(0.35)
 
 

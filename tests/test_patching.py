@@ -1,6 +1,8 @@
 """Patching: the sweeps against TransformerLens and the naive loop, hand-written models, and what can go wrong."""
 
 import io
+import warnings
+import weakref
 from contextlib import redirect_stderr
 from functools import cache, partial
 
@@ -10,6 +12,8 @@ import transformer_lens.patching as peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_handmade import CASES, SPLIT, TOLERANCE, build, logit_diff, site
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mechlib import fast_sweep, metrics, patching
 from mechlib.attribution import attribute, attribution_patching
@@ -84,7 +88,9 @@ def test_the_sweeps_are_transformer_lens_s(shape, site, by_position, theirs, rec
         )
     found = sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers), site, by_position, at=at)
     tolerance = 1e-5 * (expected.max() - expected.min()).item()
-    if site in ("q", "k", "v", "pattern"):  # small effects on large logits: float32 itself resolves no more than this
+    if site in ("q", "k", "v", "pattern"):
+        # Where the range is a small part of the values themselves (a pattern may move a logit by a hundredth),
+        # 1e-5 of the range is less than float32 resolves: its steps are 1.2e-7 of a logit, and dozens of them add up.
         tolerance += 1e-6 * expected.abs().max().item()
     torch.testing.assert_close(found.mean(dim=-1), expected, atol=tolerance, rtol=0)
     assert not [w for w in recwarn if "one forward pass for each cell" in str(w.message)]
@@ -116,20 +122,16 @@ def test_fast_and_naive_agree(data):
         "at": draw(st.none() | st.lists(st.integers(0, length - 1), min_size=batch, max_size=batch).map(torch.tensor)),
     }
     expected = sweep(model, clean, corrupted, metric, **arguments, fast=False)
-    rows, batches = fast_sweep.ROWS, draw(st.sampled_from([1, 2048]))
-    try:
-        fast_sweep.ROWS = batches  # the smallest batches, or as usual
-        found = fast_sweep_only(model, clean, corrupted, metric, **arguments)
-    finally:
-        fast_sweep.ROWS = rows
+    memory = draw(st.sampled_from([0, 20_000, None]))  # one cell after the other, a few at once, or as usual
+    found = fast_sweep_only(model, clean, corrupted, metric, **arguments, memory=memory)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def fast_sweep_only(model, clean, corrupted, metric, site, by_position, direction, at):
+def fast_sweep_only(model, clean, corrupted, metric, site, by_position, direction="denoising", at=None, memory=None):
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     with torch.no_grad():
         read = patching.reading(base, at)
-        return fast_sweep.fast_sweep(model, base, source, metric, site, by_position, read)
+        return fast_sweep.fast_sweep(model, base, source, metric, site, by_position, read, memory)
 
 
 def test_nothing_is_computed_where_the_runs_agree(monkeypatch):
@@ -138,12 +140,10 @@ def test_nothing_is_computed_where_the_runs_agree(monkeypatch):
     clean[1] = corrupted[1]
     seen = []
     run = fast_sweep._run
-    monkeypatch.setattr(
-        fast_sweep, "_run", lambda n, p, cells, at, *rest: seen.append(cells) or run(n, p, cells, at, *rest)
-    )
+    monkeypatch.setattr(fast_sweep, "_run", lambda n, p, cells: seen.append(cells) or run(n, p, cells))
     sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers), "head", True)
-    assert min(int(cells.start.min()) for cells in seen[1:]) == 3
-    assert all((cells.prompt == 0).all() for cells in seen[1:])
+    assert min(int(cells.start.min()) for cells in seen) == 3
+    assert all((cells.prompt == 0).all() for cells in seen)
 
 
 def test_what_the_fast_way_does_not_support_falls_back_and_says_so_once(monkeypatch):
@@ -158,7 +158,8 @@ def test_what_the_fast_way_does_not_support_falls_back_and_says_so_once(monkeypa
     with pytest.warns(UserWarning, match="one forward pass for each cell here: the metric reads all positions"):
         found = sweep(model, clean, corrupted, metric, at="all")
     torch.testing.assert_close(found, expected)
-    sweep(model, clean, corrupted, metric, at="all")  # a second warning would be an error here
+    with warnings.catch_warnings(action="error"):
+        sweep(model, clean, corrupted, metric, at="all")
     model.add_hook("blocks.1.hook_mlp_out", lambda value, hook: 2 * value)
     try:
         with pytest.warns(UserWarning, match="does not reproduce"):
@@ -184,6 +185,8 @@ def test_another_architecture_takes_the_hooks(monkeypatch):
     with pytest.warns(UserWarning, match="GPT-2's architecture only"):
         values = sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers), "k", False)
     assert values.shape == (2, 2, 2)
+    with warnings.catch_warnings(action="error"):
+        sweep(model, clean, corrupted, partial(metrics.logit_diff, answers=answers))
 
 
 # ---- models written by hand
@@ -380,40 +383,68 @@ def test_errors_are_one_sentence():
 
 
 def test_memory_stays_under_twice_the_model_and_one_cache():
-    model = gpt2(seed=0, layers=3, heads=4, d_head=16, d_mlp=256, vocabulary=30, context=32)
-    clean, corrupted, answers = prompts(model, 4, 30, list(range(1, 30)))
-    metric = partial(metrics.logit_diff, answers=answers)
-    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    model = gpt2(seed=0, layers=2, heads=4, d_head=16, d_mlp=256, vocabulary=30, context=32)
+    clean, corrupted, answers = prompts(model, 2, 12, list(range(1, 12)))
+    whole = sum(p.nbytes for p in model.parameters())
     _, cached = model.run_with_cache(clean)
-    kept = sum({value.data_ptr(): value.numel() * value.element_size() for value in cached.values()}.values())
-    for kind, by_position in (("head", True), ("head", False), ("resid_pre", True)):
+    kept = sum({value.data_ptr(): value.nbytes for value in cached.values()}.values())
+    for kind, by_position, metric in (
+        ("head", True, metrics.logit_diff),
+        ("head", False, metrics.logit_diff),
+        ("resid_pre", True, metrics.log_prob),
+    ):
         with Peak() as peak:
-            sweep(model, clean, corrupted, metric, kind, by_position)
-        assert whole + peak.bytes < 2 * whole + kept
+            sweep(model, clean, corrupted, partial(metric, answers=answers), kind, by_position)
+        assert kept < whole + peak.bytes < 2 * whole + kept
 
 
-class Peak(torch.utils._python_dispatch.TorchDispatchMode):
-    """The most bytes that the tensors made under it ever held at once."""
+@pytest.mark.parametrize(("kind", "by_position"), [("head", False), ("resid_pre", True), ("v", True)])
+def test_a_tight_budget_means_more_and_smaller_batches_and_the_same_numbers(kind, by_position, monkeypatch):
+    model = gpt2(seed=0, layers=3, heads=2, d_head=8, d_mlp=64, vocabulary=30)
+    clean, corrupted, answers = prompts(model, 3, 6, [1, 3])
+    metric = partial(metrics.logit_diff, answers=answers)
+    run, sizes, peaks = fast_sweep._run, [], []
+
+    def watched(network, patches, cells):
+        with Peak() as peak:
+            ends = run(network, patches, cells)
+        sizes.append(len(cells))
+        peaks.append(peak.bytes)
+        return ends
+
+    monkeypatch.setattr(fast_sweep, "_run", watched)
+    plenty = fast_sweep_only(model, clean, corrupted, metric, kind, by_position, memory=10**9)
+    few, largest, most = len(sizes), max(sizes), max(peaks)
+    budget = most // 2
+    sizes.clear(), peaks.clear()
+    tight = fast_sweep_only(model, clean, corrupted, metric, kind, by_position, memory=budget)
+    assert len(sizes) > few and max(sizes) < largest and max(peaks) <= budget
+    torch.testing.assert_close(tight, plenty, atol=1e-5, rtol=1e-5)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that the tensors made under it ever held at once. Views of what was there before hold nothing."""
 
     def __init__(self):
         super().__init__()
-        self.live, self.bytes, self.seen = 0, 0, set()
+        self.live, self.bytes, self.known = 0, 0, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        import weakref
-
+        for tensor in tree_leaves((args, kwargs)):
+            self._meet(tensor, new=False)
         result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.seen:
-                address, size = storage._cdata, storage.nbytes()
-                owned = tensor._base is None
-                if owned:
-                    self.seen.add(address)
-                    self.live += size
-                    self.bytes = max(self.bytes, self.live)
-                    weakref.finalize(storage, self._drop, address, size)
+        for tensor in tree_leaves(result):
+            self._meet(tensor, new=True)
+        self.bytes = max(self.bytes, self.live)
         return result
 
+    def _meet(self, tensor, new):
+        if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.known:
+            size = storage.nbytes() if new else 0
+            self.known.add(storage._cdata)
+            self.live += size
+            weakref.finalize(storage, self._drop, storage._cdata, size)
+
     def _drop(self, address, size):
-        self.seen.discard(address)
+        self.known.discard(address)
         self.live -= size

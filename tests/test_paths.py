@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from test_handmade import CASES, SPLIT, TOLERANCE, build, logit_diff
 
 from mechlib.checker import recipes
 from mechlib.handmade import Blueprint, attend
-from mechlib.paths import patch_keys, path_patch
+from mechlib.paths import patch_keys, path_patch, path_sweep
 
 CLEAN = torch.tensor([[0, 3, 4, 5, 3, 4, 5], [0, 6, 7, 7, 8, 6, 9]])
 CORRUPTED = torch.tensor([[0, 8, 4, 5, 3, 2, 5], [0, 5, 7, 6, 8, 4, 9]])
@@ -214,3 +215,116 @@ def test_a_sweep_over_pocket_is_quick():
         head, later, receiver = edge
         path_patch(model, tokens, cache, source, [(0, head)], [(later, receiver, "k")])
     assert time.process_time() - start < 10
+
+
+# ---- through chosen components, MLPs as senders and receivers, and every head at once
+
+
+@pytest.mark.parametrize(
+    ("name", "twins", "sender", "through", "expected"),
+    [
+        ("chain", ("0 . =", "1 . ="), (0, 1), [], -4),
+        ("chain", ("0 . =", "1 . ="), (0, 1), [(1, 0)], 4),
+        ("chain", ("0 . =", "1 . ="), (0, 1), [(1, 0, "v")], 4),
+        ("chain", ("0 . =", "1 . ="), (0, 1), [(1, 0, "q"), (1, 0, "k"), (1, 1), (0, "mlp"), (1, "mlp")], -4),
+        ("diamond", ("0 . =", "1 . ="), (0, 1), [(1, 0)], -4),  # B hears A, but D does not hear B
+        ("diamond", ("0 . =", "1 . ="), (0, 1), [(1, 0), (2, 1)], 4),
+        ("diamond", ("0 . =", "1 . ="), (0, 1), [(1, 2), (2, 1)], -4),  # the dead branch
+        ("diamond", ("0 . =", "1 . ="), (1, 0), [(2, 1, "v")], 4),
+        ("diamond", ("0 . =", "1 . ="), (1, 0), [(2, 1, "k"), (2, 1, "q")], -4),
+        ("indirect", ("0 =", "1 ="), (0, 0), [(1, "mlp")], 4),
+        ("indirect", ("0 =", "1 ="), (0, 0), [(0, "mlp"), (1, 0)], -4),
+        ("indirect", ("0 =", "1 ="), (0, 1), [(1, 0)], -4),  # the eraser hears it, and takes it away again
+        ("indirect", ("0 =", "1 ="), (1, "mlp"), [], 4),
+        ("indirect", ("0 =", "1 ="), (0, "mlp"), [(1, "mlp")], -4),
+    ],
+)
+def test_paths_through_chosen_components(name, twins, sender, through, expected):
+    model = build(name)
+    caches = [model.run_with_cache(model.to_tokens(text))[1] for text in twins]
+    logits = path_patch(model, model.to_tokens(twins[0]), *caches, [sender], through=through)
+    assert logit_diff(model, logits) == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(("sender", "mlp", "expected"), [((0, 0), 1, 4), ((0, 1), 1, -4), ((0, 0), 0, -4)])
+def test_an_mlp_as_the_receiver(sender, mlp, expected):
+    """In `indirect` the planner speaks to MLP 1, and to nobody else."""
+    model = build("indirect")
+    caches = [model.run_with_cache(model.to_tokens(text))[1] for text in ("0 =", "1 =")]
+    for convention in ("frozen", "recomputed"):
+        logits = path_patch(model, model.to_tokens("0 ="), *caches, [sender], [(mlp, "mlp")], mlps=convention)
+        assert logit_diff(model, logits) == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_if_everything_responds_it_is_activation_patching(runs):
+    """Then the difference travels every path: from one sender, and from two of which the later one is fixed."""
+    model, cache, source = runs
+    heads = list(itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)))
+    for senders in ([(0, 1)], [(0, 0), (1, 1)]):
+
+        def put(value, hook, layer, senders=senders):
+            value = value.clone()
+            for sender in senders:
+                if sender[0] == layer:
+                    value[:, :, sender[1]] = source["z", layer][:, :, sender[1]]
+            return value
+
+        hooks = [(f"blocks.{layer}.attn.hook_z", partial(put, layer=layer)) for layer in {0, senders[-1][0]}]
+        expected = model.run_with_hooks(CORRUPTED, fwd_hooks=hooks)
+        through = [head for head in heads if head not in senders]
+        logits = path_patch(model, CORRUPTED, cache, source, senders, mlps="recomputed", through=through)
+        torch.testing.assert_close(logits, expected, atol=5e-4, rtol=1e-3)
+        if model.cfg.n_layers > 2:  # the control: two layers alone have hardly any other path
+            direct = path_patch(model, CORRUPTED, cache, source, senders, mlps="recomputed")
+            assert (direct - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("mlps", ["frozen", "recomputed"])
+def test_the_sweep_is_one_path_patch_for_each_head(runs, mlps):
+    model, cache, source = runs
+    at, rows = torch.tensor([4, 6]), torch.arange(2)
+    where = torch.tensor([[False, True, True, False, True, True, True], [True] * 6 + [False]])
+    last = model.cfg.n_layers - 1
+
+    def metric(logits):
+        return logits[:, 3] - logits[:, 5]
+
+    for receivers, settings in (
+        ("logits", {}),
+        ("logits", {"where": where}),
+        ([(last, 0, "q"), (last, 1, "v")], {"where": where}),
+        ("logits", {"through": [(last, 1)]}),
+    ):
+        settings = {"mlps": mlps, **settings}
+        values = path_sweep(model, CORRUPTED, cache, source, metric, receivers, at=at, **settings)
+        assert values.shape == (model.cfg.n_layers, model.cfg.n_heads, 2)
+        for layer, head in [(0, 1), (1, 0), (last, 1)]:
+            logits = path_patch(model, CORRUPTED, cache, source, [(layer, head)], receivers, **settings)
+            torch.testing.assert_close(values[layer, head], metric(logits[rows, at]), atol=5e-4, rtol=1e-3)
+
+
+def test_the_sweep_finds_who_speaks_to_the_logits():
+    model = build("diamond")
+    caches = [model.run_with_cache(model.to_tokens(text))[1] for text in ("0 . =", "1 . =")]
+    yes, no = model.to_tokens("yes no")[0, 1:].tolist()
+    values = path_sweep(model, model.to_tokens("0 . ="), *caches, lambda logits: logits[:, yes] - logits[:, no])
+    expected = torch.full((3, 3, 1), -4.0)
+    expected[2, 1] = 4
+    torch.testing.assert_close(values, expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"through": [(1, 0, "z")]}, "through is a list of"),
+        ({"through": [(1,)]}, "through is a list of"),
+        ({"receivers": [(1, 0)]}, "receivers is"),
+        ({"receivers": [(5, "mlp")]}, "there is no 5.mlp: the model has 3 layers of 2 heads"),
+        ({"senders": [(0, 7)]}, "there is no 0.7"),
+    ],
+)
+def test_what_else_is_refused(arguments, sentence):
+    model = recipes.gpt2(1)
+    cache = model.run_with_cache(CLEAN)[1]
+    with pytest.raises(ValueError, match=sentence):
+        path_patch(model, CLEAN, cache, cache, **{"senders": [(0, 0)], **arguments})

@@ -11,11 +11,18 @@ import pytest
 import torch
 
 from mechlib import plots
+from mechlib.circuits import Circuit, Edge, Node
 
 W = torch.randn(3, 2, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
 LABELS = ["a", "b", "c"]
 S = torch.tensor([0.2, 0.5, 0.9])
 D = torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
+NODES = (Node(0, 1, "s2"), Node(2, "mlp"), Node(2, 0, "end"))
+CIRCUIT = Circuit(
+    NODES,
+    (Edge(NODES[0], NODES[2], 0.5, "v"), Edge(NODES[0], NODES[2], 0.1, "k"), Edge(NODES[2], "logits", -1.0)),
+    {NODES[2]: "name mover"},
+)
 
 FIGURES = {
     "features_in_plane": lambda: plots.plot_features_in_plane(W, LABELS, "t", columns=2),
@@ -57,7 +64,11 @@ FIGURES = {
         [1, 2, 5], {"loss": {"a": [3, 2, 1]}, "score": {"b": [0, 1, 2]}}, "t", (2, 4)
     ),
     "sweeps": lambda: plots.plot_sweeps({"denoising": D, "noising": -D}, list("abcdef"), "t", "position"),
-    "gates": lambda: plots.plot_gates({"AND": {"denoising": [0, 1], "noising": [-1, 0]}}, ["a", "b"], "t", "y"),
+    "long_sweeps": lambda: plots.plot_sweeps(
+        {"stream": D.repeat(1, 2), "mlp": -D.repeat(1, 2)}, list("abcdefghijkl"), "t"
+    ),
+    "bars": lambda: plots.plot_bars({"AND": {"denoising": [0, 1], "noising": [-1, 0]}}, ["a", "b"], "t", "y"),
+    "responses": lambda: plots.plot_responses(torch.arange(3.0), {name: torch.rand(3) for name in "abcd"}, "dose", "t"),
     "against": lambda: plots.plot_against(D[0], D[1], "x", "y", "t", {2: "0.1"}),
     "history": lambda: plots.plot_history([{"step": k, "loss": 3.0 / k, "L0": 5.0 * k} for k in (1, 2, 3)], "t"),
     "found": lambda: plots.plot_found({"trained": D, "random": D.flip(0)}, "t"),
@@ -68,7 +79,10 @@ FIGURES = {
     "levels": lambda: plots.plot_levels({"f": (D[0], D[1] > 0.5)}, S, {"f": (S, 1 - S)}, "t"),
     "density": lambda: plots.plot_density({"a": D[0] * 0.1, "b": torch.zeros(4)}, "t"),
     "trade": lambda: plots.plot_trade({"a": ([0, 1], [0, 0.5]), "b": ([0, 2], [0, 1])}, "x", "y", "t"),
-    "metric_table": lambda: plots.plot_metric_table({"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t"),
+    "metric_table": lambda: plots.plot_metric_table(
+        {"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t", {"m": {"p": False, "q": False}}
+    ),
+    "circuit": lambda: plots.plot_circuit(CIRCUIT, "t", weakest=0.01),
 }
 
 
@@ -86,3 +100,20 @@ def test_figure(name):
 def test_long_titles_are_wrapped():
     figure = plots.plot_loss_curves({"a": D[0]}, 100, "a finding that is much longer than the figure is wide " * 3)
     assert figure.get_suptitle().count("\n") >= 1
+
+
+def test_a_circuits_figure_says_what_is_in_it():
+    """The boxes' names, the edges' numbers (one arrow for two inputs), the classes, and text that an SVG keeps."""
+    figure = plots.plot_circuit(CIRCUIT, "t")
+    axis = figure.axes[0]
+    written = [text.get_text() for text in axis.texts if text.get_text()]
+    assert sorted(written) == ["-1", "0.1\ns2", "2.0\nend", "MLP 2", "logits", "v k 0.5"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["layer 0", "layer 2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["name mover", "effect > 0", "effect < 0"]
+    widths = [text.arrow_patch.get_linewidth() for text in axis.texts if getattr(text, "arrow_patch", None)]
+    assert len(widths) == 2 and max(widths) == pytest.approx(4.0)
+    weak = [text.get_text() for text in plots.plot_circuit(CIRCUIT, weakest=0.7).axes[0].texts]
+    assert "-1" in weak and "v k 0.5" not in weak
+    image = io.StringIO()
+    figure.savefig(image, format="svg")
+    assert image.getvalue().startswith("<?xml") and len(image.getvalue()) < 120_000

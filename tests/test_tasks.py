@@ -53,7 +53,10 @@ def byte_level(merges: int = 2500):
 TASKS: dict[str, Callable[..., list[Prompt]]] = {
     "ioi": tasks.ioi,
     "ioi, three names": partial(tasks.ioi, third_name=True),
-    **{f"ioi, {corruption}": partial(tasks.ioi, corruption=corruption) for corruption in ("random", "order", "names")},
+    **{
+        f"ioi, {corruption}": partial(tasks.ioi, corruption=corruption)
+        for corruption in ("random", "order", "names", "abc")
+    },
     "greater_than": tasks.greater_than,
     "agreement": tasks.agreement,
     **{f"facts, {relation}": partial(tasks.facts, relation=relation) for relation in RELATIONS},
@@ -100,7 +103,7 @@ def test_same_prompts_in_every_process():
 def test_ioi_roles_and_corruptions():
     tokenizer = word_level()
     for order in ("ABBA", "BABA"):
-        for corruption in ("s2", "random", "order", "names"):
+        for corruption in ("s2", "random", "order", "names", "abc"):
             for p in tasks.ioi(tokenizer, 20, order=order, corruption=corruption):
                 roles = {role: token_at(tokenizer, p.text, p.positions[role]) for role in ("io", "s1", "s2")}
                 twin = {role: token_at(tokenizer, p.corrupted, p.positions[role]) for role in roles}
@@ -114,9 +117,15 @@ def test_ioi_roles_and_corruptions():
                     assert (twin["io"], twin["s1"]) == (io, s) and twin["s2"] not in (io, s)
                 elif corruption == "order":
                     assert twin == {"io": s, "s1": io, "s2": s} and p.corrupted_answer == p.answer
+                elif corruption == "abc":
+                    assert len({*twin.values(), io, s}) == 5 and p.corrupted_answer == f" {twin['s1']}"
                 else:
                     assert twin["s1"] == twin["s2"] and not set(twin.values()) & {io, s}
                     assert p.corrupted_answer == f" {twin['io']}"
+    texts = {tuple(p.text for p in tasks.ioi(tokenizer, 20, corruption=c)) for c in ("s2", "names", "abc")}
+    assert len(texts) == 1
+    with pytest.raises(ValueError, match="leave out `third_name`"):
+        tasks.ioi(tokenizer, 5, third_name=True, corruption="abc")
     for p in tasks.ioi(tokenizer, 30, third_name=True):
         assert len(p.distractors) == 2 and p.distractors[1].strip() in p.text and p.labels["names"] == 3
 

@@ -44,31 +44,15 @@ NORM = "a norm is never negative, so this says the same"
 EVEN = "2 * feature is even, so setting or flipping its last bit adds 1"
 COUNTS = "a word with k occurrences has k - 1 queries that look back and k - 1 keys to look at: the same count"
 AXES = "the last axis under its other name"
-CHUNK = "only how many rows are multiplied at a time"
 KEY_BIAS = "a bias of the keys adds the same to all of a query's scores, which a softmax does not see"
 TEXT = "the same for the texts that are allowed"
-# Exercises whose survivors all live for one reason.
-SAME_REASON = {
-    "induction.build_induction_circuit": "what is built is judged by what it does, and this circuit does the same: "
-    "other heads, another seed, a strength that is still enough",
-    "induction.duplicate_token_score": "of a token that stands k times, k - 1 queries have an earlier one and k - 1 "
-    "keys a later one: counting either gives the same",
-    "induction.induction_score": "of a token that stands k times, k - 1 queries have an earlier one and k - 1 keys "
-    "a later one: counting either gives the same",
-    "induction.ablate_head": "the three methods are the only ones, and in alphabetical order this picks the same",
-    "induction.patch_keys": "a bias of the keys adds the same to all scores of a query, which a softmax does not see",
-    "induction.head_logit_attribution": "W_U has two axes: 1 is the last one",
-    "residual_stream.next_token_table": "one text is a batch of one, and its last logits have one axis",
-    "residual_stream.get_activation": "the hook has run once: the last activation is the first",
-    "residual_stream.direct_logit_attribution": "after the position is chosen there are two axes: 1 is the last one",
-    "residual_stream.qk_circuit": "refusing rotary positions is the library's part, and not asked of students",
-    "patching.log_prob": "there are two axes: 1 is the last one",
-    "patching.normalised_effect": "there are two directions, and in alphabetical order this picks the same",
-    "patching.residual_sweep": "there are two directions, and in alphabetical order this picks the same",
-    "patching.corrupt_by_noise": "refusing positions that are not there is the library's part, not asked of students",
-    "patching.attention_knockout": "refusing a layer that is not there is the library's part, not asked of students",
-    "patching.metric_table": "no metric comes near the bound, which the exercise leaves to the student's judgement",
-}
+DIRECTION = "there are two directions, and in alphabetical order this picks the same"
+METRIC_TABLE = (
+    "table[name] = {'continuous': bool(curve.diff().abs().max() <= span / 10), "
+    "'linear': bool((curve - line).abs().max() <= span / 100), "
+    "'prior_independent': bool((m['tilted'].mean() - m['even'].mean()).abs() <= span / 100), "
+    "'fooled': bool(effect > 0.1)}"
+)
 
 REASONS: dict[tuple[str, str], str] = {
     ("superposition.superposition_index", "unit = W / norms.where(norms != 0, torch.ones_like(norms))"): NORM,
@@ -124,6 +108,39 @@ REASONS: dict[tuple[str, str], str] = {
         for sign in ("+", "-", "/", "//")
     },
     **{
+        ("patching.log_prob", f"return _of(logits.log_softmax(dim={axis}), answers[:, 0])"): AXES
+        for axis in ("1", "+1")
+    },
+    ("patching.normalised_effect", "start = corrupted if direction <= 'denoising' else clean"): DIRECTION,
+    (
+        "patching.residual_sweep",
+        "base, source = (corrupted, clean) if direction <= 'denoising' else (clean, corrupted)",
+    ): DIRECTION,
+    (
+        "patching.corrupt_by_noise",
+        "length = embeddings.shape[ 0]",
+    ): "only the refusal of positions that are not there reads this: the library's part, not asked of students",
+    (
+        "patching.corrupt_by_noise",
+        "for position in []:",
+    ): "refusing positions that are not there is the library's part, not asked of students",
+    (
+        "patching.attention_knockout",
+        "for layer in []:",
+    ): "refusing layers that are not there is the library's part, not asked of students",
+    **{
+        (
+            "patching.metric_table",
+            METRIC_TABLE.replace(*change),
+        ): "at exactly the bound a comparison tells only which way a float was rounded, so no case lies there"
+        for change in (
+            ("curve.diff().abs().max() <=", "curve.diff().abs().max() <"),
+            ("(curve - line).abs().max() <=", "(curve - line).abs().max() <"),
+            ("(m['tilted'].mean() - m['even'].mean()).abs() <=", "(m['tilted'].mean() - m['even'].mean()).abs() <"),
+            ("effect >", "effect >="),
+        )
+    },
+    **{
         ("superposition.absolute_value_weights", line.replace("+", operator)): EVEN
         for operator in "|^"
         for line in (
@@ -131,38 +148,68 @@ REASONS: dict[tuple[str, str], str] = {
             "W_out[feature, 2 * feature] = W_out[feature, 2 * feature + 1] = 1.0",
         )
     },
-    **{
-        (
-            "induction.previous_token_score",
-            f"return pattern.diagonal(offset=-1, dim1={axis}, dim2=-1).mean(dim=(0, 2))",
-        ): AXES
-        for axis in ("2", "+2")
-    },
-    **{
-        (
-            "induction.copying_score",
-            f"most = torch.cat([(rows @ W_V @ W_O @ W_U).argmax(dim=-1) for rows in W_E.split( {n})])",
-        ): CHUNK
-        for n in ("4095", "4097")
-    },
-    **{
-        (
-            "induction.copying_score",
-            f"most = torch.cat([(rows @ W_V @ W_O @ W_U).argmax(dim={axis}) for rows in W_E.split(4096)])",
-        ): AXES
-        for axis in ("1", "+1")
-    },
-    **{
-        ("induction.positional_attention", f"return scores.masked_fill(later, -torch.inf).softmax(dim={axis})"): AXES
-        for axis in ("1", "+1")
-    },
     (
         "induction.positional_attention",
         "scores = (x @ W_Q + b_Q) @ (x @ W_K - b_K).T / W_Q.shape[1] ** 0.5",
     ): KEY_BIAS,
+    (
+        "induction.patch_keys",
+        "keys[:, :, reader] = seen @ model.W_K[later, reader] - model.b_K[later, reader]",
+    ): KEY_BIAS,
     **{
-        ("induction.composition_score", f"reads = reader.mT if side {comparison} 'K' else reader"): TEXT
-        for comparison in ("is", "<=")
+        (
+            f"induction.{score}",
+            "return (pattern * wanted[:, None]).sum(dim=(0, 2, 3)) / wanted.any(dim= 1).sum().clamp(min=1)",
+        ): COUNTS
+        for score in ("duplicate_token_score", "induction_score")
+    },
+    ("induction.composition_score", "reads = reader.mT if side is 'K' else reader"): "Python keeps one copy of 'K'",
+    (
+        "induction.composition_score",
+        "reads = reader.mT if side <= 'K' else reader",
+    ): "of the three sides that are allowed, K comes first in the alphabet",
+    **{
+        ("induction.build_induction_circuit", f"plan.unembed(guess, {gain})"): "a logit of 19 or 21 is the largest, too"
+        for gain in ("19.0", "21.0")
+    },
+    (
+        "induction.build_induction_circuit",
+        "one_back = attend({i: i - 1 for i in range( 2, n_ctx)}, n_ctx)",
+    ): "a position that is not in the table looks at the first one, which is the one before position 1",
+    (
+        "induction.build_induction_circuit",
+        "one_back = attend({i: i - 1 for i in range( 0, n_ctx)}, n_ctx)",
+    ): "position 0 is sent to the last one, which it may not see, and looks at itself as before",
+    **{
+        (
+            "induction.build_induction_circuit",
+            f"plan.head({head}).qk({how}",
+        ): "another head of the same layer; which one is up to the student"
+        for head, how in (
+            ("0, 0", "plan.position, plan.position, one_back).ov(token, previous)"),
+            ("0, 2", "plan.position, plan.position, one_back).ov(token, previous)"),
+            ("1, 1", "token, previous, SHARP).ov(token, guess)"),
+        )
+    },
+    (
+        "residual_stream.next_token_table",
+        "probabilities = model(model.to_tokens(text))[ -1, -1].softmax(dim=-1)",
+    ): "one text is a batch of one: its first row is its last",
+    (
+        "residual_stream.next_token_table",
+        "probabilities = model(model.to_tokens(text))[0, -1].softmax(dim=- 0)",
+    ): "the logits of one text at one position have a single axis",
+    ("residual_stream.get_activation", "return kept[ -1]"): "the hook has run once: the last activation is the first",
+    **{
+        (
+            "residual_stream.direct_logit_attribution",
+            line.replace("-1", dim),
+        ): "one position's vectors, [batch d_model], have two axes: 1 is the last one"
+        for dim in ("1", "+1")
+        for line in (
+            "normalised = (last - last.mean(dim=-1, keepdim=True)) / scale * model.ln_final.weight",
+            "attribution[name] = (normalised * direction).sum(dim=-1)",
+        )
     },
 }
 
@@ -243,7 +290,7 @@ def rejected(rows: dict[str, dict[str, Any]]) -> str:
 
 def reason(id: str, line: str) -> str:
     """Why a survivor is a right answer."""
-    return REASONS.get((id, line)) or SAME_REASON.get(id, "no reason known")
+    return REASONS.get((id, line), "no reason known")
 
 
 def page(rows: dict[str, dict[str, Any]]) -> str:
@@ -255,6 +302,11 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         "finds nothing to change, because a reference only calls other functions, the named mistakes have to do.",
         "What a library function refuses (a layer that is not there) stands in helpers, which are not mutated: before",
         "those of `attention_knockout` moved there on 2026-11-21, the first five topics together stood at 94.5%.",
+        "The references of `induction` were made simpler on the same day, when 366 of 414 of its mutants (88.4%) were",
+        "rejected: `build_induction_circuit` lost a term that nothing asked for, `ablate_head` calls the library's",
+        "ablations, and axes are counted from the front, which leaves no minus sign to turn into a synonym. So most of",
+        "the rise is fewer idle mutants, not stricter checks: of the old 414, today's checks reject 368 (88.9%). The",
+        "two new ones are circuits with a third layer; the other 46 are right answers still.",
         "",
         f"**{rejected(rows)} mutants are rejected.**",
     ]
@@ -268,7 +320,6 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
             "",
             f"Measured on {when}.",
             "",
-            "| exercise | mutants | rejected |",
         ]
         text += ["| exercise | mutants | rejected |", "|---|---|---|"]
         text += [f"| {id} | {row['mutants']} | {row['mutants'] - len(row['survivors'])} |" for id, row in own.items()]

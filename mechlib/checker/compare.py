@@ -144,6 +144,8 @@ def _close_tensors(expected: torch.Tensor, got: torch.Tensor, path: str) -> Diff
         keep = " Keep the dtype of the inputs." if expected.is_floating_point() and got.is_floating_point() else ""
         sentence = f"{name} should be {ours}; yours is {theirs}.{keep}"
         return Difference("dtype", sentence, describe(expected), describe(got))
+    if expected.is_complex():
+        return _close_tensors(torch.view_as_real(expected), torch.view_as_real(got), path)
     rtol, atol = TOLERANCES.get(expected.dtype, (0.0, 0.0))
     equal = torch.isclose(expected.double(), got.double(), rtol=rtol, atol=atol, equal_nan=True)
     if equal.all():

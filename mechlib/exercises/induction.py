@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -281,6 +282,11 @@ PREVIOUS_TOKEN_SCORE = Exercise(
             "This is the largest attention to a previous token. The score is the mean.",
         ),
         Mistake(
+            "leaves_out_bos",
+            lambda pattern: _diagonal(pattern, -1)[..., 1:].mean(dim=(0, 2)),
+            "Position 1 is left out here. Position 0 is before it, whatever token stands there: only position 0 has nothing before it.",
+        ),
+        Mistake(
             "wins",
             lambda pattern: (
                 (pattern.argmax(dim=-1)[..., 1:] == torch.arange(pattern.shape[-1] - 1, device=pattern.device))
@@ -401,6 +407,14 @@ DUPLICATE_TOKEN_SCORE = Exercise(
             "Attention of a position to itself is added here. Only keys before the query count.",
         ),
         Mistake(
+            "counts_itself_where_it_recurs",
+            lambda pattern, tokens: (
+                torch.einsum("bhqk,bqk->h", pattern, _itself_too(tokens).to(pattern.dtype))
+                / _earlier(tokens).any(-1).sum().clamp(min=1)
+            ),
+            "What a recurring token gives to its own position is counted here as well. It is not earlier: cut with tril(diagonal=-1).",
+        ),
+        Mistake(
             "averages_over_all_positions",
             lambda pattern, tokens: (
                 torch.einsum("bhqk,bqk->h", pattern, _earlier(tokens).to(pattern.dtype)) / tokens.numel()
@@ -458,6 +472,11 @@ DUPLICATE_TOKEN_SCORE = Exercise(
             lambda pattern, tokens: _share(pattern, _earlier(tokens).mT),
             "Here the query comes before the key. The axes are query, then key: the key is the earlier one.",
         ),
+        Mistake(
+            "token_0_is_padding",
+            lambda pattern, tokens: _share(pattern, _earlier(tokens) & (tokens != 0)[:, :, None]),
+            "Token 0 is left out here. It is a token like any other: if it comes again, it counts.",
+        ),
     ],
     equivalents=[
         lambda pattern, tokens: (
@@ -472,6 +491,11 @@ DUPLICATE_TOKEN_SCORE = Exercise(
         "earlier = (tokens[:, :, None] == tokens[:, None, :]).tril(-1); attention.sum(...) / earlier.any(-1).sum().clamp(min=1)",
     ],
 )
+
+
+def _itself_too(tokens: Tensor) -> Tensor:
+    """The earlier occurrences, and the position itself where there are any."""
+    return _same(tokens).tril() & _earlier(tokens).any(-1, keepdim=True)
 
 
 def _last(earlier: Tensor) -> Tensor:
@@ -554,6 +578,14 @@ INDUCTION_SCORE = Exercise(
             "After a token that follows itself, the token right after the earlier occurrence is the current position. It counts too.",
         ),
         Mistake(
+            "not_itself_but_counted",
+            lambda pattern, tokens: (
+                torch.einsum("bhqk,bqk->h", pattern, _after(tokens).tril(-1).to(pattern.dtype))
+                / _after(tokens).any(-1).sum().clamp(min=1)
+            ),
+            "The attention to the current position is left out, which counts if the token follows itself.",
+        ),
+        Mistake(
             "nan",
             lambda pattern, tokens: (
                 torch.einsum("bhqk,bqk->h", pattern, _after(tokens).to(pattern.dtype)) / _after(tokens).any(-1).sum()
@@ -564,6 +596,33 @@ INDUCTION_SCORE = Exercise(
             "last_occurrence_only",
             lambda pattern, tokens: _share(pattern, _last(_earlier(tokens)).roll(1, dims=-1)),
             "Only the latest of the earlier occurrences is counted. Attention to the successor of any of them counts.",
+        ),
+        Mistake(
+            "first_occurrence_only",
+            lambda pattern, tokens: _share(pattern, _after(tokens) & (_after(tokens).cumsum(-1) == 1)),
+            "Only the successor of the first occurrence is counted. Attention to the successor of any of them counts.",
+        ),
+        Mistake(
+            "stripe",
+            lambda pattern, tokens: _diagonal(pattern, 1 - (tokens.shape[1] - 1) // 2).mean(dim=(0, 2)),
+            "This averages one whole diagonal, the first copy included, wherever the repetition is. Find the earlier occurrences from the tokens.",
+        ),
+        Mistake(
+            "each_prompt_counts_the_same",
+            lambda pattern, tokens: torch.stack(
+                [_share(p[None], _after(t[None])) for p, t in zip(pattern, tokens, strict=True)]
+            ).mean(dim=0),
+            "This averages within each prompt first. Average once, over all positions of all prompts that have something to copy.",
+        ),
+        Mistake(
+            "wraps_around",
+            lambda pattern, tokens: _share(pattern, _same(tokens).roll(1, dims=-1).tril()),
+            "Here roll comes before the cut, so the last column wraps around to key 0. Keep what lies below the diagonal first, then shift.",
+        ),
+        Mistake(
+            "token_0_is_padding",
+            lambda pattern, tokens: _share(pattern, _after(tokens) & (tokens != 0)[:, :, None]),
+            "Token 0 is left out here. It is a token like any other: if it comes again, what came after it counts.",
         ),
         Mistake(
             "counts_itself",
@@ -774,6 +833,23 @@ ABLATE_HEAD = Exercise(
             "This adds the replacement to what the head says. Put it in its place.",
         ),
         Mistake(
+            "layer_0",
+            lambda model, tokens, layer, head, method, reference: _ablated(model, tokens, 0, head, method, reference),
+            "This ablates a head of layer 0, whatever `layer` says: the hook's name is blocks.{layer}.attn.hook_z.",
+        ),
+        Mistake(
+            "head_0",
+            lambda model, tokens, layer, head, method, reference: _ablated(model, tokens, layer, 0, method, reference),
+            "This ablates head 0, whatever `head` says.",
+        ),
+        Mistake(
+            "one_row_for_all",
+            lambda model, tokens, layer, head, method, reference: _ablated(
+                model, tokens, layer, head, method, reference[:1] if method == "resample" else reference
+            ),
+            "For resample ablation all prompts get what the head says on the first row of the reference. Row i gets row i's.",
+        ),
+        Mistake(
             "nothing",
             lambda model, tokens, layer, head, method, reference: model(tokens),
             "The logits are those of the untouched model: does your hook return the edited tensor, and is it on blocks.{layer}.attn.hook_z?",
@@ -854,6 +930,11 @@ def _eigen(matrix: Tensor) -> Tensor:
     return values.sum().real / values.abs().sum()
 
 
+def _complex_eigen(matrix: Tensor) -> Tensor:
+    values = torch.linalg.eigvals(matrix)
+    return values.sum() / values.abs().sum()
+
+
 COPYING_SCORE = Exercise(
     id="induction.copying_score",
     chapter=CHAPTER,
@@ -925,6 +1006,20 @@ COPYING_SCORE = Exercise(
                 / torch.linalg.eigvals(W_O @ W_U @ W_E @ W_V).real.abs().sum(),
             ),
             "The denominator drops the imaginary parts. |l| of a complex eigenvalue is its length: .abs() before .real.",
+        ),
+        Mistake(
+            "complex",
+            lambda W_E, W_V, W_O, W_U: (_top(_circuit(W_E, W_V, W_O, W_U)), _complex_eigen(W_O @ W_U @ W_E @ W_V)),
+            "Your second result is a complex number. The imaginary parts cancel in the sum of the eigenvalues: return its real part (.real).",
+        ),
+        Mistake(
+            "symmetric",
+            lambda W_E, W_V, W_O, W_U: (
+                _top(_circuit(W_E, W_V, W_O, W_U)),
+                torch.linalg.eigvalsh(_circuit(W_E, W_V, W_O, W_U)).sum()
+                / torch.linalg.eigvalsh(_circuit(W_E, W_V, W_O, W_U)).abs().sum(),
+            ),
+            "eigvalsh is for symmetric matrices and reads one half only. This circuit is not symmetric: torch.linalg.eigvals.",
         ),
         Mistake(
             "stream_eigenvalues",
@@ -1103,6 +1198,15 @@ POSITIONAL_ATTENTION = Exercise(
             ),
             "The mask also hides the position itself. Only *later* keys are hidden.",
         ),
+        Mistake(
+            "not_itself_nan",
+            lambda x, W_Q, b_Q, W_K, b_K: (
+                ((x @ W_Q + b_Q) @ (x @ W_K + b_K).T / W_Q.shape[1] ** 0.5)
+                .masked_fill(torch.ones(len(x), len(x), dtype=torch.bool).triu(0), -torch.inf)
+                .softmax(-1)
+            ),
+            "The mask hides the position itself too, so nothing is left for position 0 to look at, and its row is NaN. Only later keys are hidden: triu(diagonal=1).",
+        ),
     ],
     equivalents=[
         _attention,
@@ -1197,11 +1301,36 @@ COMPOSITION_SCORE = Exercise(
             'Here the reader is transposed for every side. Only "K" needs it.',
         ),
         Mistake(
+            "v_transposed",
+            lambda writer, reader, side: _composed(writer, reader, "Q" if side == "Q" else "K"),
+            'Here the reader is transposed for "V" too. W_V W_O reads on its left already: only "K" needs the transpose.',
+        ),
+        Mistake(
+            "writer_transposed",
+            lambda writer, reader, side: _composed(writer.T, reader, side),
+            "The writer is transposed: this takes what it reads for what it writes. W_V W_O writes on its right.",
+        ),
+        Mistake(
+            "only_the_writers_norm",
+            lambda writer, reader, side: _composed(writer, reader, side) * _frobenius(reader),
+            "The reader's norm is missing in the denominator.",
+        ),
+        Mistake(
+            "only_the_readers_norm",
+            lambda writer, reader, side: _composed(writer, reader, side) * _frobenius(writer),
+            "The writer's norm is missing in the denominator.",
+        ),
+        Mistake(
             "other_order",
             lambda writer, reader, side: (
                 _frobenius((reader.T if side == "K" else reader) @ writer) / _frobenius(writer) / _frobenius(reader)
             ),
             "The order is reversed: this measures how the writer reads what the reader writes. A row vector passes the writer first: writer @ reader.",
+        ),
+        Mistake(
+            "reader_first",
+            lambda writer, reader, side: _composed(reader, writer, "Q"),
+            'The reader stands before the writer, and nothing is transposed. A row vector passes the writer first, and for "K" it meets the right side of W_Q W_K^T.',
         ),
         Mistake(
             "not_normalised",
@@ -1367,6 +1496,32 @@ def _change_only(model: Any, tokens: Tensor, cache: Any, source_cache: Any, send
     return _edited(model, tokens, f"blocks.{layer}.attn.hook_k", edit)
 
 
+def _with_new_keys(
+    model: Any,
+    tokens: Tensor,
+    cache: Any,
+    source_cache: Any,
+    sender: tuple,
+    receiver: tuple,
+    *,
+    hook: str = "k",
+    put: Callable[[Tensor, Tensor], Tensor] = lambda old, new: new,
+) -> Tensor:
+    """A run with the receiver's new keys, put in elsewhere or in another way."""
+    layer, head = receiver
+    seen = model.blocks[layer].ln1(cache["resid_pre", layer] + _change(model, cache, source_cache, sender))
+    new = seen @ model.W_K[layer, head] + model.b_K[layer, head]
+
+    def edit(activation: Tensor) -> None:
+        activation[:, :, head] = put(activation[:, :, head], new)
+
+    return _edited(model, tokens, f"blocks.{layer}.attn.hook_{hook}", edit)
+
+
+def _only_last(old: Tensor, new: Tensor) -> Tensor:
+    return torch.cat([old[:, :-1], new[:, -1:]], dim=1)
+
+
 def _total_effect(model: Any, tokens: Tensor, cache: Any, source_cache: Any, sender: tuple, receiver: tuple) -> Tensor:
     layer, head = sender
 
@@ -1449,6 +1604,13 @@ PATCH_KEYS = Exercise(
             "This patches the receiver's values. Patch its keys: W_K, b_K and hook_k.",
         ),
         Mistake(
+            "keys_into_the_queries",
+            lambda model, tokens, cache, source_cache, sender, receiver: _with_new_keys(
+                model, tokens, cache, source_cache, sender, receiver, hook="q"
+            ),
+            "The new keys are put in at hook_q, in the place of the queries. Keys belong at hook_k.",
+        ),
+        Mistake(
             "every_heads_keys",
             _all_heads_keys,
             "The keys of every head of the layer are patched. Only the receiver may notice: keys[:, :, head].",
@@ -1501,6 +1663,33 @@ PATCH_KEYS = Exercise(
             "The change is multiplied by W_K without going through ln1. The LayerNorm rescales: add the change to the stream, then normalise.",
         ),
         Mistake(
+            "stream_after_the_sender",
+            lambda model, tokens, cache, source_cache, sender, receiver: _with_part(
+                model,
+                tokens,
+                receiver,
+                cache["resid_pre", sender[0] + 1] + _change(model, cache, source_cache, sender),
+            ),
+            "The change is added to the stream right after the sender's layer. The receiver reads resid_pre of its *own* layer.",
+        ),
+        Mistake(
+            "the_other_runs_stream",
+            lambda model, tokens, cache, source_cache, sender, receiver: _with_part(
+                model,
+                tokens,
+                receiver,
+                source_cache["resid_pre", receiver[0]] + _change(model, cache, source_cache, sender),
+            ),
+            "The change is added to the stream of the other run, so the keys read everything else from there too. Add it to this run's: cache.",
+        ),
+        Mistake(
+            "last_position_only",
+            lambda model, tokens, cache, source_cache, sender, receiver: _with_new_keys(
+                model, tokens, cache, source_cache, sender, receiver, put=_only_last
+            ),
+            "Only the key at the last position is patched. Copying needs the keys of earlier ones: patch all positions.",
+        ),
+        Mistake(
             "nothing",
             lambda model, tokens, cache, source_cache, sender, receiver: model(tokens),
             "The logits are those of the untouched model: does your hook return the edited keys?",
@@ -1551,11 +1740,14 @@ def _attributed(
     scale: bool = True,
     centre: bool = True,
     centre_logits: bool = True,
+    bias: bool = False,
 ) -> Tensor:
     W_U = model.W_U - model.W_U.mean(-1, keepdim=True) if centre_logits else model.W_U
     rows = []
     for layer in range(model.cfg.n_layers):
         written = torch.einsum("bphd,hdm->hbpm", cache["z", layer], model.W_O[layer])
+        if bias:
+            written = written + model.b_O[layer] / model.cfg.n_heads
         if centre:
             written = written - written.mean(-1, keepdim=True)
         if scale:
@@ -1653,6 +1845,16 @@ HEAD_LOGIT_ATTRIBUTION = Exercise(
             lambda model, cache, targets: _attributed(model, cache, targets) / cache["ln_final.hook_scale"][..., 0],
             'The scale is divided out twice. cache["ln_final.hook_scale"] is a standard deviation already.',
         ),
+        Mistake(
+            "shifted_targets",
+            lambda model, cache, targets: _attributed(model, cache, targets.roll(-1, 1)),
+            "The targets are shifted by one here. Entry [b, i] of `targets` is for position i already: the caller has shifted.",
+        ),
+        Mistake(
+            "bias_shared_out",
+            lambda model, cache, targets: _attributed(model, cache, targets, bias=True),
+            "The heads share b_O here. A bias belongs to no head: leave it out.",
+        ),
     ],
     equivalents=[_attributed, _by_logits],
     hints=[
@@ -1708,10 +1910,28 @@ def _compare_circuits(part: str, tokens: Tensor, length: int) -> comparing.Compa
         flaw = judge(got, tokens, length)
         if flaw is None:
             return judge(expected, tokens, length)
-        same = close(expected["logits"], got["logits"]) is None and close(expected["patterns"], got["patterns"]) is None
-        return None if same else flaw
+        return None if _alike(expected, got) else flaw
 
     return compare
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two circuits say the same and look to the same places, idle heads and their order apart."""
+    if close(one["logits"], other["logits"]):
+        return False
+    nobody: list[Tensor] = []
+    for first, second in zip_longest(map(_busy, one["patterns"]), map(_busy, other["patterns"]), fillvalue=nobody):
+        for mine, theirs in ((first, second), (second, first)):
+            if not all(any(torch.allclose(head, twin, atol=1e-3) for twin in theirs) for head in mine):
+                return False
+    return True
+
+
+def _busy(layer: Tensor) -> list[Tensor]:
+    """Of the attention of a layer, [batch head query key], each head's that is not even."""
+    n = layer.shape[-1]
+    even = torch.ones(n, n).tril() / torch.arange(1, n + 1)[:, None]
+    return [head for head in layer.unbind(dim=1) if not torch.allclose(head, even.expand_as(head), atol=1e-3)]
 
 
 def _predicts(out: Any, tokens: Tensor, length: int) -> Difference | None:
@@ -1736,6 +1956,11 @@ def _even(tokens: Tensor, score: Callable[..., Tensor], *arguments: Tensor) -> f
 
 
 def _circuit_found(out: Any, tokens: Tensor, length: int) -> Difference | None:
+    if (n_layers := len(out["patterns"])) > 2:
+        sentence = (
+            f"Your transformer has {n_layers} layers. Two are enough, and asked for: put the heads into layers 0 and 1."
+        )
+        return Difference("value", sentence, "2 layers", str(n_layers))
     previous = torch.stack([heads.previous_token_score(pattern) for pattern in out["patterns"]])
     induction = torch.stack([heads.induction_score(pattern, tokens) for pattern in out["patterns"]])
     for name, scores, even in (
@@ -1768,14 +1993,14 @@ def _plan(
     key: str = "previous",
     writes: str = "guess",
     gain: float = 20.0,
+    unembedded: str | None = None,
     layer: int = 1,
-    size: int | None = None,
 ) -> Blueprint:
     plan = Blueprint(words, n_ctx, n_layers=2, n_heads=2)
     size = len(plan.words)
     spaces = {name: plan.space(name, size) for name in ("token", "previous", "guess")}
     plan.embed(spaces["token"])
-    plan.unembed(spaces[writes], gain)
+    plan.unembed(spaces[unembedded or writes], gain)
     pairs = {i: i - back for i in range(back, n_ctx)}
     plan.head(0, 0).qk(plan.position, plan.position, attend(pairs, n_ctx)).ov(spaces["token"], spaces["previous"])
     plan.head(layer, 1).qk(spaces[query], spaces[key], sharp).ov(spaces[reads], spaces[writes])
@@ -1783,8 +2008,8 @@ def _plan(
 
 
 def _by_loops(words: Sequence[str], n_ctx: int) -> Blueprint:
-    """Another layout: other heads and layers, matrices written out, and a negative score away from the start."""
-    plan = Blueprint(words, n_ctx, n_layers=3, n_heads=3, seed=1)
+    """Another layout: other heads, matrices written out, and a negative score away from the start."""
+    plan = Blueprint(words, n_ctx, n_heads=3, seed=1)
     here, before, said = (plan.space(name, len(plan.words)) for name in ("here", "before", "said"))
     plan.embed(here, torch.eye(len(plan.words)))
     plan.unembed(said, 15 * torch.eye(len(plan.words)))
@@ -1792,8 +2017,8 @@ def _by_loops(words: Sequence[str], n_ctx: int) -> Blueprint:
     for i in range(1, n_ctx):
         scores[i, i - 1] = 50.0
     plan.head(0, 2).qk(plan.position, plan.position, scores).ov(here, before)
-    plan.head(2, 1).qk(here, before, 60 * torch.eye(len(plan.words))).ov(here, said, 2.0)
-    plan.head(2, 1).qk(plan.position, plan.position[0], torch.full((n_ctx, 1), -80.0))
+    plan.head(1, 1).qk(here, before, 60 * torch.eye(len(plan.words))).ov(here, said, 2.0)
+    plan.head(1, 1).qk(plan.position, plan.position[0], torch.full((n_ctx, 1), -80.0))
     return plan
 
 
@@ -1843,6 +2068,21 @@ BUILD_INDUCTION_CIRCUIT = Exercise(
             "same_layer",
             lambda words, n_ctx: _plan(words, n_ctx, layer=0),
             "Both heads are in layer 0, where nothing has been written yet: a head can only read what earlier layers wrote.",
+        ),
+        Mistake(
+            "a_layer_too_many",
+            lambda words, n_ctx: _plan(words, n_ctx, layer=2),
+            "Your induction head is in layer 2, and layer 1 does nothing. What layer 0 wrote can be read in layer 1: two layers are asked for.",
+        ),
+        Mistake(
+            "looks_away",
+            lambda words, n_ctx: _plan(words, n_ctx, sharp=-SHARP),
+            "The scores of your induction head are negative where the query matches, so it looks everywhere else. The larger a score, the more attention: take SHARP.",
+        ),
+        Mistake(
+            "unembeds_the_token",
+            lambda words, n_ctx: _plan(words, n_ctx, unembedded="token"),
+            "The unembedding reads the space of the current token, so the model says that again. Let it read what the induction head writes.",
         ),
         Mistake(
             "writes_over_the_token",

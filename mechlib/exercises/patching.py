@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -66,6 +67,17 @@ def setting(index: Any, source: Tensor) -> Callable[[Tensor], None]:
         value[index] = source[index]
 
     return edit
+
+
+def _patch_layers(model: Any, tokens: Tensor, source: Any, names: list[str], index: Any) -> Tensor:
+    """The logits with the same part of several layers' activations taken from another run."""
+
+    def put(value: Tensor, hook: Any) -> Tensor:
+        value = value.clone()
+        value[index] = source[hook.name][index]
+        return value
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, put) for name in names])
 
 
 ALL = slice(None)
@@ -163,6 +175,16 @@ LOG_PROB = Exercise(
             "prob",
             lambda logits, answers: _pick(logits.softmax(-1), answers, 0),
             "This is the probability: take its logarithm.",
+        ),
+        Mistake(
+            "largest_subtracted",
+            lambda logits, answers: _pick(logits - logits.amax(dim=-1, keepdim=True), answers, 0),
+            "This subtracts the largest logit. To normalise, subtract the logarithm of the sum of all exponentials: log_softmax.",
+        ),
+        Mistake(
+            "bits",
+            lambda logits, answers: _pick(logits.log_softmax(-1), answers, 0) / math.log(2),
+            "This is in bits (logarithm to base 2). Nats use the natural logarithm.",
         ),
         Mistake(
             "over_the_batch",
@@ -267,6 +289,13 @@ NORMALISED_EFFECT = Exercise(
             ),
             "Where clean and corrupted are equal this divides by zero and gives infinity. Nothing can be restored there: give NaN.",
         ),
+        Mistake(
+            "zero_where_equal",
+            lambda patched, clean, corrupted, direction: _ratio(
+                patched - (corrupted if direction == "denoising" else clean), clean - corrupted
+            ).nan_to_num(0.0),
+            "Where clean and corrupted are equal this gives 0, as if a patch had done nothing. Nothing can be said there: give NaN.",
+        ),
     ],
     equivalents=[
         lambda patched, clean, corrupted, direction: _ratio(
@@ -354,6 +383,20 @@ PATCH_RESIDUAL = Exercise(
                 model, tokens, _resid(layer), setting((ALL, position - 1), source[_resid(layer)])
             ),
             "This patches the position one to the left. Position 0 is the first token, <bos>, and counts.",
+        ),
+        Mistake(
+            "from_there_on",
+            lambda model, tokens, source, layer, position: hooked(
+                model, tokens, _resid(layer), setting((ALL, slice(position, None)), source[_resid(layer)])
+            ),
+            "This patches the position and everything behind it. Only the one position takes the other run's vector.",
+        ),
+        Mistake(
+            "later_layers_too",
+            lambda model, tokens, source, layer, position: _patch_layers(
+                model, tokens, source, [_resid(n) for n in range(layer, model.cfg.n_layers)], (ALL, position)
+            ),
+            "This patches every later layer as well. One layer takes the other run's vector; the rest runs on from there.",
         ),
     ],
     equivalents=[
@@ -448,6 +491,13 @@ PATCH_HEAD = Exercise(
             "This patches the head's values. Its output, z, also holds where it looked.",
         ),
         Mistake(
+            "in_every_layer",
+            lambda model, tokens, source, layer, head: _patch_layers(
+                model, tokens, source, [_z(n) for n in range(model.cfg.n_layers)], (ALL, ALL, head)
+            ),
+            "This patches the head of that number in every layer. Only the given layer takes the other run's output.",
+        ),
+        Mistake(
             "first_prompt",
             _patch_z(lambda head: (0, ALL, head)),
             "Only the first prompt of the batch is patched. The first axis of an activation is the batch.",
@@ -473,8 +523,8 @@ def sweep_cases(seed: int) -> Iterable[Case]:
     for k, (batch, length, changed, direction, layers) in enumerate(
         [
             (3, 5, [1, 3], "denoising", 3),
-            (2, 6, [2], "noising", 2),
-            (1, 4, [1], "denoising", 4),
+            (2, 4, [2], "noising", 2),
+            (1, 3, [1], "denoising", 4),
             (4, 3, [1], "noising", 3),
         ]
     ):
@@ -498,6 +548,7 @@ def _sweep(
     at: int = -1,
     sign: int = 1,
     hook: str = "hook_resid_pre",
+    at_the_patch: bool = False,
 ) -> Callable:
     def answer(model: Any, clean: Tensor, corrupted: Tensor, answers: Tensor, direction: str) -> Tensor:
         noising = direction == "noising" and not one_way
@@ -507,7 +558,8 @@ def _sweep(
         for layer in range(model.cfg.n_layers):
             for position in range(base.shape[1]):
                 name = _resid(layer, hook)
-                logits = hooked(model, base, name, setting((ALL, position), cache[name]))[:, at]
+                logits = hooked(model, base, name, setting((ALL, position), cache[name]))
+                logits = logits[:, position if at_the_patch else at]
                 difference = sign * (_pick(logits, answers, 0) - _pick(logits, answers, 1))
                 rows.append(difference.mean() if mean else difference.sum())
         return torch.stack(rows).view(model.cfg.n_layers, base.shape[1])
@@ -547,6 +599,11 @@ RESIDUAL_SWEEP = Exercise(
             _sweep(hook="hook_resid_post"),
             "This patches the stream after each layer. Patch it before: hook_resid_pre.",
         ),
+        Mistake(
+            "read_where_patched",
+            _sweep(at_the_patch=True),
+            "This reads the logits at the patched position. The answer is read at the last position, wherever the patch is.",
+        ),
     ],
     equivalents=[
         _sweep(),
@@ -574,7 +631,7 @@ def noise_cases(seed: int) -> Iterable[Case]:
         (2000, 3, 2, [0], 2.0, True),
         (1500, 5, 2, [4, 1], 0.3, False),
     ]:
-        embeddings = draws(seed, batch, length, d)
+        embeddings = 3 * draws(seed, batch, length, d)  # not of size one, so that noise in units of theirs is noticed
         inputs = {"embeddings": embeddings, "positions": positions, "scale": scale}
         generator = Recipe("generator", {"seed": seed + d}) if given else None
         # What is compared is a sample: the noise itself, a row a prompt.
@@ -603,13 +660,18 @@ def _noise(embeddings: Tensor, scale: float) -> comparing.Compare:
 
 
 def _add_noise(
-    kind: Callable = torch.randn, power: float = 1.0, everywhere: bool = False, shared: str = "", replace: bool = False
+    kind: Callable = torch.randn,
+    power: float = 1.0,
+    everywhere: bool = False,
+    shared: str = "",
+    replace: bool = False,
+    relative: bool = False,
 ) -> Callable:
     def answer(embeddings: Tensor, positions: list[int], scale: float, generator: torch.Generator | None) -> Tensor:
         batch, _, d = embeddings.shape
         where = list(range(embeddings.shape[1])) if everywhere else positions
         shape = (1 if shared == "prompts" else batch, 1 if shared == "positions" else len(where), d)
-        noise = scale**power * kind(shape, generator=generator)
+        noise = scale**power * kind(shape, generator=generator) * (embeddings.std() if relative else 1)
         noised = embeddings.clone()
         noised[:, where] = noise.expand(batch, len(where), d) + (0 if replace else noised[:, where])
         return noised
@@ -644,6 +706,11 @@ CORRUPT_BY_NOISE = Exercise(
             "variance",
             _add_noise(power=0.5),
             "Here `scale` is the variance. It should be the standard deviation: multiply the noise by it.",
+        ),
+        Mistake(
+            "relative",
+            _add_noise(relative=True),
+            "This noise is `scale` times as wide as the embeddings are. `scale` itself is the standard deviation.",
         ),
         Mistake(
             "same_for_all_prompts",
@@ -731,6 +798,15 @@ TRACE_EFFECTS = Exercise(
                 (restored - corrupted) / (clean - corrupted),
             ),
             "These are effects for each prompt. Return means over the prompts.",
+        ),
+        Mistake(
+            "sums",
+            lambda clean, corrupted, restored: (
+                (clean - corrupted).sum(),
+                (restored - corrupted).sum(-1),
+                (restored - corrupted).sum(-1) / (clean - corrupted).sum(),
+            ),
+            "Both effects are sums over the prompts. Take means.",
         ),
         Mistake(
             "sign",
@@ -837,6 +913,11 @@ MEAN_ABLATION = Exercise(
             _ablate(lambda other, z, head: other.mean().expand_as(z)),
             "This is one number for the whole head. The mean runs over the prompts alone; positions and dimensions stay.",
         ),
+        Mistake(
+            "subtracted",
+            _ablate(lambda other, z, head: z - other.mean(dim=0)),
+            "This takes the mean away from what the head says, and leaves the news. Put the mean in its place.",
+        ),
     ],
     equivalents=[
         _ablate(lambda other, z, head: other.mean(dim=0).expand_as(z)),
@@ -872,11 +953,17 @@ def knockout_cases(seed: int) -> Iterable[Case]:
         )
 
 
-def _knock(hook: str = "hook_attn_scores", value: float = -torch.inf, turn: bool = False, heads: Any = ALL) -> Callable:
+def _knock(
+    hook: str = "hook_attn_scores",
+    value: float = -torch.inf,
+    turn: bool = False,
+    heads: Any = ALL,
+    first_only: bool = False,
+) -> Callable:
     def answer(model: Any, tokens: Tensor, edges: list, layers: list[int]) -> Tensor:
         def cut(scores: Tensor, hook: Any) -> Tensor:
             scores = scores.clone()
-            for query, key in edges:
+            for query, key in edges[:1] if first_only else edges:
                 scores[(ALL, heads, key, query) if turn else (ALL, heads, query, key)] = value
             return scores
 
@@ -919,6 +1006,11 @@ ATTENTION_KNOCKOUT = Exercise(
             "all_layers",
             _all_layers(_knock()),
             "This cuts the edges in every layer. Only the given ones lose them.",
+        ),
+        Mistake(
+            "first_edge_only",
+            _knock(first_only=True),
+            "Only the first edge is cut. Does your hook return inside the loop?",
         ),
     ],
     equivalents=[
@@ -970,7 +1062,13 @@ def attribution_cases(seed: int) -> Iterable[Case]:
 
 
 def _attribute(
-    flip: bool = False, at_source: bool = False, mean: bool = True, activation: bool = False, last: bool = False
+    flip: bool = False,
+    at_source: bool = False,
+    mean: bool = True,
+    activation: bool = False,
+    last: bool = False,
+    sizes: bool = False,
+    over_positions: bool = False,
 ) -> Callable:
     def answer(model: Any, clean: Tensor, corrupted: Tensor, answers: Tensor) -> Tensor:
         names = [_z(layer) for layer in range(model.cfg.n_layers)]
@@ -994,6 +1092,7 @@ def _attribute(
             step = caches[0][name] - caches[1][name]
             step = caches[0][name] if activation else -step if flip else step
             product = held[name].grad * step
+            product = product.abs() if sizes else product / product.shape[1] if over_positions else product
             rows.append((product[:, -1:] if last else product).sum(dim=(0, 1, 3)))
         return torch.stack(rows).detach()
 
@@ -1031,6 +1130,16 @@ HEAD_ATTRIBUTION = Exercise(
             "last_position",
             _attribute(last=True),
             "This counts the last position only. The head is patched at all positions: sum over them.",
+        ),
+        Mistake(
+            "mean_over_positions",
+            _attribute(over_positions=True),
+            "This is the mean over positions. The head is patched at all of them at once: sum.",
+        ),
+        Mistake(
+            "sizes",
+            _attribute(sizes=True),
+            "This adds up sizes. What pushes up and what pulls down cancels: sum with the sign.",
         ),
     ],
     equivalents=[
@@ -1084,7 +1193,22 @@ def table_cases(seed: int) -> Iterable[Case]:
         note="close to the thresholds",
     )
     hump = -(dose - 1).square()
-    yield Case({"measured": {"a": metric(hump, 0.0, 0.9)}}, note="a metric that goes up and down again")
+    falling = {"a": metric(hump, 0.0, 0.9), "b": metric(-jump, 0.0, 0.0)}
+    yield Case({"measured": falling}, note="a metric that goes up and down again, and one that falls")
+    uneven = {"clean": torch.tensor([20.0, 1, 1, 2]), "broken": torch.tensor([0.2, 0.5, 0.5, 0.5])}
+    uneven = {**metric(line, 0.0, 0.0), **uneven, "corrupted": torch.zeros(4)}
+    yield Case({"measured": {"a": uneven}}, note="prompts whose effects differ in size")
+    for share, note in ((0.995, "a hair within the bounds"), (1.005, "a hair beyond the bounds")):
+        yield Case({"measured": _near_the_bounds(seed, share)}, note=note)
+
+
+def _near_the_bounds(seed: int, share: float) -> dict[str, dict[str, Tensor]]:
+    """One metric with a step, and one with a bend, that are this share of what is allowed; so is the rest of both."""
+    even, noise = draws(seed, 5, 2), draws(seed + 1, 6)
+    rest = {"even": even, "tilted": even + 10 * share, "clean": noise + 10, "corrupted": noise, "broken": noise + share}
+    step = torch.cat([torch.zeros(1), torch.linspace(100 * share, 1000, 21)])
+    bend = torch.tensor([0.0, 250.0, 500 + 10 * share, 750.0, 1000.0])
+    return {"step": {"curve": step, **rest}, "bend": {"curve": bend, **rest}}
 
 
 def _table(
@@ -1094,6 +1218,9 @@ def _table(
     signless: bool = False,
     spread: bool = False,
     span_of_ends: bool = False,
+    upwards: bool = False,
+    ratios: bool = False,
+    turned: bool = False,
 ) -> Callable:
     def answer(measured: dict) -> dict:
         table = {}
@@ -1110,12 +1237,15 @@ def _table(
             if ends:
                 effect = (broken - clean) / (clean - corrupted)
             effect = effect.abs() if signless else effect
+            if ratios:
+                effect = ((m["broken"] - m["corrupted"]) / (m["clean"] - m["corrupted"])).mean()
+            steps = curve.diff() if upwards else curve.diff().abs()
             straight = (curve - line).abs().mean() if spread else (curve - line).abs().max()
             table[name] = {
-                "continuous": bool(curve.diff().abs().max() <= step * span),
+                "continuous": bool(steps.max() <= step * span),
                 "linear": bool(straight <= span / 100),
                 "prior_independent": bool(tilt <= span / 100),
-                "fooled": bool(effect > 0.1),
+                "fooled": bool(effect > 0.1) != turned,
             }
         return table
 
@@ -1157,6 +1287,21 @@ METRIC_TABLE = Exercise(
             "jump_of_one_percent",
             _table(step=0.01),
             "Your continuity allows steps of 1% of the range. The table allows a tenth.",
+        ),
+        Mistake(
+            "steps_upwards",
+            _table(upwards=True),
+            "Only steps upwards are looked at. A metric that jumps down is no more continuous: take sizes.",
+        ),
+        Mistake(
+            "mean_of_ratios",
+            _table(ratios=True),
+            "Your recovery is a mean of ratios, which a single prompt with a small effect can upset. Divide the means.",
+        ),
+        Mistake(
+            "fooled_turned_round",
+            _table(turned=True),
+            "`fooled` is turned round: it is True where a broken model looks like a recovery.",
         ),
     ],
     equivalents=[

@@ -163,6 +163,16 @@ NEXT_TOKEN_TABLE = Exercise(
             "These are the least likely tokens: sort from the largest down.",
         ),
         Mistake(
+            "likeliest_last",
+            lambda model, text, k=5: _table(lambda logits: logits[-1].softmax(dim=-1))(model, text, k)[::-1],
+            "These are the right tokens, but the likeliest comes last. Put it first.",
+        ),
+        Mistake(
+            "always_five",
+            lambda model, text, k=5: _table(lambda logits: logits[-1].softmax(dim=-1))(model, text, 5),
+            "These are five tokens, whatever `k` says: topk(k).",
+        ),
+        Mistake(
             "renormalised",
             lambda model, text, k=5: _renormalised(model, text, k),
             "These probabilities sum to 1 over the k tokens shown. Take the softmax over the whole vocabulary first, and pick then.",
@@ -416,6 +426,11 @@ RESIDUAL_COMPONENTS = Exercise(
             "These are the stream after each component: everything so far. Asked for is what each one *adds*.",
         ),
         Mistake(
+            "stream_after_the_mlp",
+            _components(mlp=lambda model, cache, layer: cache["resid_post", layer]),
+            'Your MLP entries are the whole stream after the MLP. What the MLP itself adds is at cache["mlp_out", layer].',
+        ),
+        Mistake(
             "read_not_written",
             _components(
                 attention=lambda model, cache, layer: cache["normalized", layer, "ln1"],
@@ -535,6 +550,14 @@ HEAD_OUTPUTS = Exercise(
             "Here the heads share b_O in equal parts. It belongs to none of them: give it an entry of its own.",
         ),
         Mistake(
+            "bias_shared_out_and_zero",
+            _heads(
+                lambda *a: _head(*a) + a[0].b_O[a[2]] / a[0].cfg.n_heads,
+                lambda model, cache, layer: torch.zeros_like(cache["attn_out", layer]),
+            ),
+            "The heads share b_O here, and nothing is left for the entry of the bias. It belongs there, whole.",
+        ),
+        Mistake(
             "another_layers_bias",
             _heads(_head, lambda model, cache, layer: model.b_O[layer - 1].expand_as(cache["attn_out", layer])),
             "This is the bias of another layer: take model.b_O[layer].",
@@ -553,6 +576,16 @@ HEAD_OUTPUTS = Exercise(
             "another_layers_W_O",
             _heads(lambda model, cache, layer, head: cache["z", layer][:, :, head] @ model.W_O[layer - 1, head], _b_O),
             "W_O comes from another layer: take model.W_O[layer, head].",
+        ),
+        Mistake(
+            "W_O_of_layer_0",
+            _heads(lambda model, cache, layer, head: cache["z", layer][:, :, head] @ model.W_O[0, head], _b_O),
+            "W_O is layer 0's, whatever `layer` says: take model.W_O[layer, head].",
+        ),
+        Mistake(
+            "a_position",
+            _heads(lambda model, cache, layer, head: cache["z", layer][:, head] @ model.W_O[layer, head], _b_O),
+            'z[:, head] is a position. The axes of cache["z", layer] are batch, position, head, d_head: take z[:, :, head].',
         ),
         Mistake(
             "values_not_mixed",
@@ -721,6 +754,11 @@ DIRECT_LOGIT_ATTRIBUTION = Exercise(
             'The final LayerNorm\'s scale is missing: divide by cache["ln_final.hook_scale"].',
         ),
         Mistake(
+            "no_layer_norm",
+            _attribution(lambda model, scale, part: part),
+            "The parts go straight into the unembedding here. The final LayerNorm comes first: centre, divide by its scale, multiply by its weight.",
+        ),
+        Mistake(
             "own_scale",
             _attribution(_own_scale),
             "Here every part is divided by a scale of its own, so the parts cannot add up. The LayerNorm divides the whole "
@@ -764,6 +802,11 @@ DIRECT_LOGIT_ATTRIBUTION = Exercise(
             "scale_of_the_first_position",
             _attribution(_first_scale),
             "The scale is the first position's. Each position has its own: take the last one's.",
+        ),
+        Mistake(
+            "scale_averaged",
+            _attribution(lambda model, scale, part: _normal(model, scale.mean(dim=0, keepdim=True), part)),
+            "The scale is averaged over the prompts. Every prompt has its own.",
         ),
     ],
     equivalents=[_attribution(), _per_prompt_attribution, _through_all_logits],
@@ -812,19 +855,21 @@ def _direct(
     keep_replacement: bool = True,
     measure: Callable[[Tensor, Tensor], Tensor] = _logit_difference,
     frozen: bool = False,
+    normalise: bool = True,
+    sign: float = 1.0,
 ) -> Effect:
     """`direct_effect` with one of its steps done in another way; `stream` is (model, cache, layer, head, output)."""
 
     def answer(model: Any, tokens: Tensor, layer: int, head: int, answers: Tensor, replacement: Any = 0.0) -> Tensor:
         logits, cache = model.run_with_cache(tokens)
-        z = cache["z", layer][:, :, head] - (replacement if keep_replacement else 0.0)
+        z = cache["z", layer][:, :, head] - (sign * replacement if keep_replacement else 0.0)
         output = z @ model.W_O[layer, head]
         final = cache["resid_post", model.cfg.n_layers - 1]
         changed = stream(model, cache, layer, head, output) if stream else final - output
         if frozen:
             normal = _normal(model, cache["ln_final.hook_scale"], changed) + model.ln_final.bias
         else:
-            normal = model.ln_final(changed)
+            normal = model.ln_final(changed) if normalise else changed
         return effect(measure(logits, answers), measure(normal @ model.W_U + model.b_U, answers))
 
     return answer
@@ -988,6 +1033,16 @@ DIRECT_EFFECT = Exercise(
             "`replacement` is ignored. The head's mixed values become `replacement`: take (z - replacement) @ W_O out of the stream.",
         ),
         Mistake(
+            "replacement_added",
+            _direct(sign=-1.0),
+            "The replacement is taken out of the stream as well. It takes the head's place: (z - replacement) @ W_O is what goes.",
+        ),
+        Mistake(
+            "no_layer_norm",
+            _direct(normalise=False),
+            "The changed stream goes straight into the unembedding. The final LayerNorm comes first: model.ln_final(stream).",
+        ),
+        Mistake(
             "added",
             _direct(lambda model, cache, layer, head, output: _final(cache, model) + output),
             "This adds the head's output a second time. Take it out.",
@@ -1113,6 +1168,11 @@ ABLATION_EFFECT = Exercise(
             "This follows the right token's log-probability. Take the difference of the two logits.",
         ),
         Mistake(
+            "absolute",
+            _ablation(effect=lambda before, after: (before - after).abs()),
+            "This takes the absolute value. A head may also do harm: then the logit difference rises without it, and the effect is negative.",
+        ),
+        Mistake(
             "mean",
             _ablation(effect=_mean_over_prompts),
             "This averages over the prompts. Each prompt has an effect of its own.",
@@ -1218,6 +1278,11 @@ OUTPUTS_BY_SOURCE = Exercise(
             "The attention is missing: weigh what each source offers by the pattern.",
         ),
         Mistake(
+            "no_pattern_but_causal",
+            _sources(lambda cache, layer, head: torch.ones_like(cache["pattern", layer][:, head]).tril()),
+            "Every source that may be seen counts in full here. Weigh each by the attention that it gets: the pattern.",
+        ),
+        Mistake(
             "mixed_values",
             _sources(values=lambda cache, layer, head: cache["z", layer][:, :, head]),
             "z is already mixed over the sources. Start from the values, hook_v.",
@@ -1281,6 +1346,7 @@ def _scores(
     constants: Callable[[Any, int, int], tuple[Tensor, Tensor] | None] | None = None,
     divide: bool = True,
     equation: str = "bqid,bkjd->bqkij",
+    divided_bias: bool = False,
 ) -> Callable[..., Tensor]:
     """`attention_score_parts` with one of its steps done in another way."""
 
@@ -1291,8 +1357,9 @@ def _scores(
         extra = (constants or _query_and_key_constants)(model, layer, head)
         if extra is not None:
             shape = (*queries.shape[:2], 1, -1)
-            queries = torch.cat([queries, extra[0].expand(shape)], dim=2)
-            keys = torch.cat([keys, extra[1].expand(shape)], dim=2)
+            by = scale[:, :, None] if divided_bias else 1.0
+            queries = torch.cat([queries, extra[0].expand(shape) / by], dim=2)
+            keys = torch.cat([keys, extra[1].expand(shape) / by], dim=2)
         scores = torch.einsum(equation, queries, keys)
         return scores / model.cfg.d_head**0.5 if divide else scores
 
@@ -1386,6 +1453,11 @@ ATTENTION_SCORE_PARTS = Exercise(
                 )
             ),
             "The constant lacks b_Q and b_K.",
+        ),
+        Mistake(
+            "constant_scaled",
+            _scores(divided_bias=True),
+            "The constant is divided by the LayerNorm's scale as well. The LayerNorm adds its bias after the division.",
         ),
         Mistake(
             "positions_swapped",
@@ -1640,6 +1712,11 @@ VIRTUAL_WEIGHTS = Exercise(
                 .sqrt()
             ),
             "Here every direction is normalised by itself, so that weak ones count as much as strong ones. Divide by the norms of the whole matrices.",
+        ),
+        Mistake(
+            "one_number",
+            lambda write, read: (write @ read).norm() / (write.norm() * read.norm()),
+            "This takes one norm over all pairs. Leading axes are pairs, and each has a strength of its own: norm(dim=(-2, -1)).",
         ),
         Mistake(
             "norms_added",

@@ -25,8 +25,8 @@ class Node:
     layer: int
     head: int
     variable: str
-    at: str  # the position's role in `mechlib.tasks.ioi`: "s2" or "end"
-    share: float  # of its group's vote, as trained; the shares of a variable's heads add up to 1
+    at: str  # the position's role in `mechlib.tasks.ioi`, such as "s2" or "end"
+    share: float = 0.0  # of its group's vote, as trained: a variable's add up to 1; 0 if nobody trained it
     looks_at: str = ""  # the role that it attends to from there
     attention: float | None = None  # measured: its mean attention to that
     vote: float | None = None  # measured: how likely the answer follows this head when it alone is interchanged
@@ -43,7 +43,7 @@ class Edge:
 
     source: str
     target: str
-    undone: float
+    undone: float | None = None  # None where that was not measured
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,11 @@ def write(circuit: Circuit, path: Path) -> None:
 
 def read(path: Path) -> Circuit:
     """Raises KeyError or TypeError for a file of another form."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return parse(json.loads(path.read_text(encoding="utf-8")))
+
+
+def parse(content: Mapping[str, Any]) -> Circuit:
+    """The circuit in a file's content. Raises KeyError or TypeError for another form."""
     return Circuit(
         task=content["task"],
         variables=content["variables"],

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechlib import tasks
+from mechlib import circuits, tasks
 from mechlib.models.circuit import Circuit, Edge, Node
 from mechlib.tasks import Prompt
 
@@ -185,14 +185,6 @@ def interchange_accuracy(subject: Subject, circuit: Circuit, variable: str) -> f
     return share_right(logits, expected_after(subject, variable))
 
 
-def random_sets(model: Any, circuit: Circuit, n: int, seed: int = 0) -> list[list[Head]]:
-    """Sets of as many heads as the circuit has; some of them may be its own, but not all."""
-    rng, own = random.Random(f"sets/{seed}"), circuit.heads()
-    heads = [(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
-    drawn = (rng.sample(heads, len(own)) for _ in range(10 * n))
-    return [heads for heads in drawn if tuple(sorted(heads)) != own][:n]
-
-
 def attention(subject: Subject, node: Node) -> float:
     """The mean attention of a node to what it looks at."""
     pattern, at = subject.activations[f"blocks.{node.layer}.attn.hook_pattern"], subject.data.at
@@ -270,7 +262,8 @@ def circuit_skills(model: Any, tokenizer: Any, circuit: Circuit, n: int = 300, s
             for skill, value in knock_outs(subject, circuit).items():
                 add(f"{skill}, unseen {unseen}", value, len(subject.data), "knock-out by the mean")
     subject = Subject(model, tokenizer, SPLITS["pairs of names"], n)
-    others = torch.tensor([subject.kept(resampled(subject, heads)) for heads in random_sets(model, circuit, sets)])
+    drawn = circuits.random_circuits(model, circuit.heads(), sets)  # some of their heads may be the circuit's own
+    others = torch.tensor([subject.kept(resampled(subject, sorted(circuits.heads_of(heads)))) for heads in drawn])
     add(
         AT_RANDOM,
         others.quantile(0.95).item(),

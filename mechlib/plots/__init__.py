@@ -5,6 +5,7 @@ by the caller. Signed quantities use a diverging map centred at zero. Figures ar
 with all of them must stay light.
 """
 
+from mechlib.plots.circuits import plot_circuit
 from mechlib.plots.induction import (
     plot_attention,
     plot_by_position,
@@ -21,7 +22,7 @@ from mechlib.plots.logit_lens import (
     plot_lens_grid,
     plot_sites,
 )
-from mechlib.plots.patching import plot_against, plot_gates, plot_metric_table, plot_sweeps
+from mechlib.plots.patching import plot_against, plot_bars, plot_metric_table, plot_responses, plot_sweeps
 from mechlib.plots.residual_stream import plot_against_random, plot_grids, plot_patterns, plot_sum
 from mechlib.plots.sae import (
     plot_concepts,
@@ -56,7 +57,7 @@ __all__ = [
     "plot_dimensionality",
     "plot_dimensions_per_feature",
     "plot_features_in_plane",
-    "plot_gates",
+    "plot_bars",
     "plot_gram",
     "plot_grids",
     "plot_lens_and_shares",
@@ -67,6 +68,7 @@ __all__ = [
     "plot_neurons",
     "plot_patterns",
     "plot_phase_diagram",
+    "plot_responses",
     "plot_shares",
     "plot_sum",
     "plot_sites",
@@ -85,4 +87,5 @@ __all__ = [
     "plot_levels",
     "plot_panels",
     "plot_trade",
+    "plot_circuit",
 ]

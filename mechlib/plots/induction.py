@@ -99,7 +99,8 @@ def plot_head_effects(
             bars = axis.bar(places, heights, 0.92 * width, label=name, color=COLOURS[k])
             for bar in bars:
                 bar.set(hatch=hatches[k % 4], edgecolor="white")
-            axis.bar_label(bars, fmt="%.2f", fontsize=7, rotation=90, padding=2)
+            labels = [f"{round(height, 2) + 0:.2f}" for height in heights]  # + 0: no negative zero
+            axis.bar_label(bars, labels, fontsize=7, rotation=90, padding=2)
         axis.axhline(0, color="black", lw=0.8)
         if log:
             axis.set_yscale("symlog", linthresh=0.1)
@@ -132,7 +133,7 @@ def plot_circuits(
         for k, (axis, (name, circuit)) in enumerate(zip(axes.flat, circuits.items())):
             values = circuit.detach().float().cpu()
             limit = values.abs().max().item()
-            axis.imshow(values.numpy(), cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto")
+            image = axis.imshow(values.numpy(), cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto")
             for row, column in marks:
                 axis.plot(column, row, "o", mfc="none", mec="black", ms=7, mew=1.0)
             axis.set_title(name, fontsize=8.5)
@@ -140,6 +141,8 @@ def plot_circuits(
             axis.set_yticks(range(len(sources)), sources if k == 0 else [], fontsize=7)
             axis.set_xlabel("predicted")
         axes[0, 0].set_ylabel("looked at")
+        key = figure.colorbar(image, ax=axes, ticks=[-limit, 0, limit], label="the predicted word's logit")
+        key.set_ticklabels(["lowered", "0", "raised"])
         return finish(figure, title)
 
 

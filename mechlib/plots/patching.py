@@ -21,13 +21,15 @@ def plot_sweeps(
 ) -> Figure:
     """One map for each entry: layers from bottom to top, a column for each token (or head), large values written in.
 
-    Red is above zero, blue below; all maps share one scale, symmetric about zero.
+    Red is above zero, blue below; all maps share one scale, symmetric about zero. Maps of long prompts stand below
+    each other.
     """
     limit = max(1e-9, max(effect.abs().max().item() for effect in effects.values()))
+    rows, across = (len(effects), 1) if len(columns) > 10 else (1, len(effects))
     with plt.rc_context(STYLE):
-        width = max(2.4, 0.46 * len(columns) + 0.9)
-        size = (width * len(effects) + 1.0, 0.36 * len(next(iter(effects.values()))) + 1.9)
-        figure, axes = plt.subplots(1, len(effects), figsize=size, sharey=True, squeeze=False)
+        width, height = max(2.4, 0.46 * len(columns) + 0.9), 0.36 * len(next(iter(effects.values()))) + 0.5
+        size = (width * across + 1.0, height * rows + 1.4)
+        figure, axes = plt.subplots(rows, across, figsize=size, sharex=True, sharey=True, squeeze=False)
         for axis, (name, effect) in zip(axes.flat, effects.items(), strict=True):
             effect = effect.detach().float().cpu()
             image = axis.imshow(effect, cmap=SIGNED, vmin=-limit, vmax=limit, origin="lower", aspect="auto")
@@ -38,8 +40,9 @@ def plot_sweeps(
                               fontsize=6.5, color="white" if dark else "black")  # fmt: skip
             axis.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor")
             axis.set_yticks(range(len(effect)), [str(layer) for layer in range(len(effect))])
-            axis.set(title=name, xlabel=xlabel)
-        axes[0, 0].set_ylabel("layer")
+            axis.set(
+                title=name, xlabel=xlabel if axis in axes[-1] else "", ylabel="layer" if axis in axes[:, 0] else ""
+            )
         figure.colorbar(image, ax=axes, label=label, shrink=0.9)
         return finish(figure, title)
 
@@ -48,24 +51,59 @@ def _cells(values: Tensor) -> list[tuple[int, int]]:
     return [(row, column) for row in range(values.shape[0]) for column in range(values.shape[1])]
 
 
-def plot_gates(
-    effects: Mapping[str, Mapping[str, Sequence[float]]], sites: Sequence[str], title: str = "", ylabel: str = ""
+def plot_bars(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    groups: Sequence[str],
+    title: str = "",
+    ylabel: str = "",
+    form: str = "%.2f",
 ) -> Figure:
-    """Grouped bars: a panel for each gate, a group for each patched site, a bar for each direction."""
+    """Grouped bars with their values: a panel for each entry, a group for each name, a bar for each series."""
+    values = [value for panel in panels.values() for series in panel.values() for value in series]
+    low, high = min(0.0, *values), max(0.0, *values)
+    pad = 0.15 * (high - low)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(effects), figsize=(3.5 * len(effects), 2.9), sharey=True, squeeze=False)
-        for axis, (gate, directions) in zip(axes.flat, effects.items(), strict=True):
-            for k, (direction, values) in enumerate(directions.items()):
-                places = [i + 0.36 * (k - 0.5) for i in range(len(sites))]
-                bars = axis.bar(places, values, 0.34, color=COLOURS[k], label=direction if axis is axes[0, 0] else None)
+        figure, axes = plt.subplots(
+            1,
+            len(panels),
+            figsize=((0.45 * len(groups) * len(next(iter(panels.values()))) + 0.6) * len(panels), 2.9),
+            sharey=True,
+            squeeze=False,
+        )
+        for axis, (name, panel) in zip(axes.flat, panels.items(), strict=True):
+            step = 0.76 / len(panel)
+            for k, (series, heights) in enumerate(panel.items()):
+                places = [i + step * (k - (len(panel) - 1) / 2) for i in range(len(groups))]
+                bars = axis.bar(places, heights, 0.94 * step, color=COLOURS[k], label=series)
                 for bar in bars:
-                    bar.set(hatch=["", "//"][k % 2], edgecolor="white")
-                axis.bar_label(bars, fmt="%.0f", fontsize=7.5)
+                    bar.set(hatch=["", "//", ".."][k % 3], edgecolor="white")
+                written = [form % height for height in heights]
+                written = [number if float(number) else number.removeprefix("-") for number in written]  # no "-0"
+                axis.bar_label(bars, written, fontsize=7.5, padding=1)
             axis.axhline(0, color="black", lw=0.8)
-            axis.set_xticks(range(len(sites)), sites)
-            axis.set(title=gate, ylim=(-1.3, 1.3))
+            axis.set_xticks(range(len(groups)), groups)
+            axis.set(title=name, ylim=(low - pad if low < 0 else 0, high + pad))
         axes[0, 0].set_ylabel(ylabel)
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(panel))
+        return finish(figure, title)
+
+
+def plot_responses(
+    x: Float[Tensor, "doses"], curves: Mapping[str, Float[Tensor, "doses"]], xlabel: str, title: str = ""
+) -> Figure:
+    """A small panel for each curve, on its own scale, with the straight line between its ends (dashed)."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            -(-len(curves) // 3), 3, figsize=(7.2, 1.9 * -(-len(curves) // 3) + 0.7), sharex=True
+        )
+        for axis, (name, y) in zip(axes.flat, curves.items(), strict=False):
+            shown = y.detach().float().cpu()
+            axis.plot([x[0], x[-1]], [shown[0], shown[-1]], color="0.5", lw=0.9, ls="--")
+            axis.plot(x, shown, color=COLOURS[0], lw=1.6)
+            axis.set(title=name)
+        for axis in axes.flat[len(curves) :]:
+            axis.set_axis_off()
+        figure.supxlabel(xlabel, fontsize=9)
         return finish(figure, title)
 
 
@@ -93,15 +131,27 @@ def plot_against(
         return finish(figure, title)
 
 
-def plot_metric_table(table: Mapping[str, Mapping[str, bool]], good: Mapping[str, bool], title: str = "") -> Figure:
-    """A row for each metric, a column for each property: "yes" or "no", green-blue where that is what one wants."""
+def plot_metric_table(
+    table: Mapping[str, Mapping[str, bool]],
+    good: Mapping[str, bool],
+    title: str = "",
+    quoted: Mapping[str, Mapping[str, bool]] | None = None,
+) -> Figure:
+    """A row for each metric, a column for each property: "yes" or "no", blue where that is what one wants.
+
+    Where `quoted` says otherwise, the cell says so.
+    """
     metrics, properties = list(table), list(good)
     wanted = torch.tensor([[table[m][p] == good[p] for p in properties] for m in metrics]).float()
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(1.35 * len(properties) + 1.5, 0.36 * len(metrics) + 1.5))
+        figure, axis = plt.subplots(figsize=(1.4 * len(properties) + 1.7, 0.42 * len(metrics) + 1.5))
         axis.imshow(wanted, cmap=ListedColormap(["#F3C6A5", "#A9D4E8"]), vmin=0, vmax=1, aspect="auto")
         for (row, column), metric in zip(_cells(wanted), [m for m in metrics for _ in properties], strict=True):
-            axis.text(column, row, "yes" if table[metric][properties[column]] else "no", ha="center", va="center")
+            property = properties[column]
+            said = "yes" if table[metric][property] else "no"
+            if quoted is not None and quoted[metric].get(property, table[metric][property]) != table[metric][property]:
+                said += f"  (quoted: {'no' if table[metric][property] else 'yes'})"
+            axis.text(column, row, said, ha="center", va="center", fontsize=9 if len(said) < 4 else 8)
         axis.set_xticks(range(len(properties)), [p.replace("_", " ").replace(", ", ",\n") for p in properties])
         axis.set_yticks(range(len(metrics)), metrics)
         axis.xaxis.tick_top()

@@ -134,8 +134,9 @@ def plot_against_random(
             axis.scatter(list(random), [line + 0.17 + float(jitter[i % 7]) for i in range(len(random))], s=9,
                          color="0.65", label="random twin" if line == 0 else None)  # fmt: skip
             heights = [line - 0.12 + float(jitter[i % 7]) for i in range(len(trained))]
+            label = "trained (names: largest first)" if named else "trained"
             axis.scatter(list(trained.values()), heights, s=13,
-                         color=COLOURS[0], label="trained" if line == 0 else None)  # fmt: skip
+                         color=COLOURS[0], label=label if line == 0 else None)  # fmt: skip
             ranked = sorted(trained, key=lambda name: -trained[name])[:named]
             axis.annotate(", ".join(ranked), (max(trained.values()), line - 0.12), (7, 0), fontsize=7.5,
                           textcoords="offset points", va="center")  # fmt: skip

@@ -60,9 +60,9 @@ def make(model: Any, seed: int = 0, checkpoint: Path | None = None, quiet: bool 
     return sae
 
 
-def measure(model: Any, sae: SAE, rows: int = REPORT_TEXTS[1]) -> dict[str, float]:
+def measure(model: Any, sae: SAE, rows: int | None = None) -> dict[str, float]:
     """How sparse and how faithful, on texts of its own."""
-    tokens = texts(REPORT_TEXTS[0], rows)
+    tokens = texts(REPORT_TEXTS[0], rows or REPORT_TEXTS[1])
     with torch.no_grad():
         x = read_site(model, SITE, tokens)
         codes = sae.encode(x)
@@ -77,14 +77,12 @@ def measure(model: Any, sae: SAE, rows: int = REPORT_TEXTS[1]) -> dict[str, floa
 # ---- the concepts
 
 
-def concept_table(
-    model: Any, sae: SAE, twin: Any, twin_sae: SAE, rows: int = REPORT_TEXTS[1]
-) -> dict[str, dict[str, Any]]:
+def concept_table(model: Any, sae: SAE, twin: Any, twin_sae: SAE) -> dict[str, dict[str, Any]]:
     """For each concept the best feature, neuron, PCA direction and feature of the twin, chosen on one set of texts:
     which, and its precision, recall and F1 on another."""
     from mechlib.tasks.concepts import CONCEPTS, concept_labels
 
-    choice, report = (texts(seed, rows) for seed, _ in (CHOICE_TEXTS, REPORT_TEXTS))
+    choice, report = texts(*CHOICE_TEXTS), texts(*REPORT_TEXTS)
     chosen_on, judged_on = (concept_labels(model.tokenizer, tokens).flatten(0, 1) for tokens in (choice, report))
     mean, directions = principal_directions(read_site(model, SITE, choice).flatten(0, 1))
 

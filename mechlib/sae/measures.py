@@ -67,10 +67,10 @@ def splice_losses(
     return SpliceLosses(*(losses / tokens[:, 1:].numel()).tolist())
 
 
-def loss_recovered(model: Any, sae: SAE, site: str, tokens: Int[Tensor, "row position"], batch_size: int = 64) -> float:
+def loss_recovered(model: Any, sae: SAE, site: str, tokens: Int[Tensor, "row position"]) -> float:
     """How much of the model's loss the SAE's reconstruction keeps: 1 as good as the activations themselves, 0 as bad as
     their mean (`splice_losses`)."""
-    return splice_losses(model, sae, site, tokens, batch_size).share
+    return splice_losses(model, sae, site, tokens).share
 
 
 # ---- dead and dense latents
@@ -110,5 +110,5 @@ def mean_max_cosine_similarity(
     Only missing features lower it: latents that are like no feature do not show. Directions of length 0 are like
     nothing. The sign counts.
     """
-    found, true = (torch.nn.functional.normalize(directions, dim=-1) for directions in (found, true))
+    found, true = (torch.nn.functional.normalize(directions) for directions in (found, true))
     return (true @ found.T).amax(dim=1).mean()

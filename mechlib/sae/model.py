@@ -21,7 +21,8 @@ Activation = Literal["relu", "topk", "jumprelu"]
 # ---- activation functions
 
 
-def _check_k(k: int | None, latents: int) -> None:
+def _check_k(k: int | None, pre: Tensor) -> None:
+    latents = pre.shape[-1]
     if k is None or not 1 <= k <= latents:
         raise ValueError(f"k is {k}, and there are {latents} latents: choose a k from 1 to {latents}.")
 
@@ -31,7 +32,7 @@ def topk_activation(pre: Float[Tensor, "*lead latent"], k: int) -> Float[Tensor,
 
     Raises ValueError if k is not between 1 and the number of latents.
     """
-    _check_k(k, pre.shape[-1])
+    _check_k(k, pre)
     values, latents = pre.topk(k, dim=-1)
     return torch.zeros_like(pre).scatter(-1, latents, values.relu())
 
@@ -71,7 +72,7 @@ def _within(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
 
 
 def jumprelu(
-    pre: Float[Tensor, "*lead latent"], threshold: Float[Tensor, "latent"], bandwidth: float = 0.05
+    pre: Float[Tensor, "*lead latent"], threshold: Float[Tensor, "latent"], bandwidth: float
 ) -> Float[Tensor, "*lead latent"]:
     """`pre` where it exceeds its latent's threshold (a positive number), else 0.
 
@@ -116,6 +117,7 @@ class SAE(nn.Module):
     ):
         super().__init__()
         _check_activation(activation, k, d_sae)
+        self.d_in, self.d_sae = d_in, d_sae
         self.activation, self.k, self.bandwidth = activation, k, bandwidth
         self.card: dict[str, Any] = {}  # what is known about a saved one
         directions = torch.randn(d_sae, d_in, generator=generator)
@@ -127,14 +129,6 @@ class SAE(nn.Module):
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         if activation == "jumprelu":
             self.log_threshold = nn.Parameter(torch.full((d_sae,), threshold).log())
-
-    @property
-    def d_in(self) -> int:
-        return self.W_dec.shape[1]
-
-    @property
-    def d_sae(self) -> int:
-        return self.W_dec.shape[0]
 
     @property
     def threshold(self) -> Float[Tensor, "latent"]:
@@ -174,7 +168,7 @@ def _check_activation(activation: str, k: int | None, latents: int) -> None:
     if activation not in get_args(Activation):
         raise ValueError(f"activation is one of {', '.join(get_args(Activation))}, not {activation!r}.")
     if activation == "topk":
-        _check_k(k, latents)
+        _check_k(k, torch.empty(latents))
 
 
 def _check_width(x: Tensor, d_in: int) -> None:

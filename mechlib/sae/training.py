@@ -67,7 +67,6 @@ def normalise_decoder(sae: SAE) -> None:
 # ---- dead latents
 
 
-@torch.no_grad()
 def resample_dead(
     W_enc: Float[Tensor, "d_in latent"],
     b_enc: Float[Tensor, "latent"],
@@ -83,13 +82,13 @@ def resample_dead(
 
     Each dead latent draws a row of x with probability in proportion to the square of its loss. Its decoder row becomes
     the direction of that row from b_dec; its encoder column the same direction, 0.2 times as long as the living ones
-    are on average (1 if none lives); its encoder bias 0. Nothing changes where no loss is positive.
+    are on average (1 if none lives); its encoder bias 0. Some loss has to be positive.
     """
     W_enc, b_enc, W_dec = W_enc.clone(), b_enc.clone(), W_dec.clone()
-    chance, n_dead = losses.square(), int(dead.sum())
-    if n_dead == 0 or not chance.sum() > 0:
+    n_dead = int(dead.sum())
+    if n_dead == 0:
         return W_enc, b_enc, W_dec
-    rows = torch.multinomial(chance, n_dead, replacement=True, generator=generator)
+    rows = torch.multinomial(losses.square(), n_dead, replacement=True, generator=generator)
     directions = x[rows] - b_dec
     directions /= directions.norm(dim=1, keepdim=True)
     alive = W_enc[:, ~dead].norm(dim=0)
@@ -106,6 +105,8 @@ def _resample(
 ) -> None:
     """`resample_dead` in place; the optimizer forgets what it knew of the entries that changed."""
     losses = (x - sae(x)).square().sum(dim=1)
+    if not losses.sum() > 0:  # nothing is reconstructed badly
+        return
     old = (sae.W_enc, sae.b_enc, sae.W_dec)
     for parameter, value in zip(old, resample_dead(*old, sae.b_dec, dead, x, losses, generator)):
         parameter.copy_(value)

@@ -10,7 +10,7 @@ from mechlib.tasks.words import NAMES, OBJECTS, PLACES
 
 SPLITS = ("train", "held-out pairs", "held-out wordings", "held-out names")
 ORDERS = ("ABBA", "BABA")
-CORRUPTIONS = ("s2", "random", "order", "names")
+CORRUPTIONS = ("s2", "random", "order", "names", "abc")
 
 OPENINGS = (
     "When {a} and {b} went to the {place},",
@@ -99,6 +99,7 @@ def draft(
         "random": ({"s2": d}, s),
         "order": ({"a": b, "b": a}, io),
         "names": ({"a": d, "b": e, "s2": new_s}, d if order == "ABBA" else e),
+        "abc": ({"a": d, "b": e, "s2": c}, new_s),
     }[corruption]
     return Draft(
         wording=wording,
@@ -129,11 +130,15 @@ def ioi(
       "random"  somebody new gives: nothing tells IO from S (the twin's answer is given as S)
       "order"   IO and S1 change places: the answer stays
       "names"   two new people: the answer is the new IO
+      "abc"     three new people, each named once: no name is left, and nothing tells IO from S (the twin's answer is
+                given as its S1); the reference distribution of Wang et al. 2023
     Roles: io, s1, s1+1, s2, end, and place, object, c (the third name) where the wording has them.
     """
     check_split("ioi", split, SPLITS)
     if order not in (*ORDERS, "both") or corruption not in CORRUPTIONS:
         raise ValueError(f"ioi: order is one of {(*ORDERS, 'both')}, corruption one of {CORRUPTIONS}")
+    if third_name and corruption == "abc":
+        raise ValueError("ioi: the twins of 'abc' have three names of their own: leave out `third_name`")
     wanted = [name for name in NAMES if (name in held_out.NAMES) == (split == "held-out names")]
     names = single_tokens(tokenizer, wanted, first=True)
     places, objects = single_tokens(tokenizer, PLACES), single_tokens(tokenizer, OBJECTS)

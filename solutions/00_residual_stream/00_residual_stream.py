@@ -15,15 +15,15 @@
 #
 # ![A logit difference as the sum of what every component adds](picture.png)
 #
-# A transformer looks like a black box with a million numbers in it. But it is built around one plain idea: every part *adds* its output to a shared vector, the **residual stream**,
+# A transformer is built around one plain idea: every part *adds* its output to a shared vector, the **residual stream**,
 # and the answer is read off that vector at the end. So the answer is a **sum**, and you can ask every part what it contributed (Elhage et al.
-# [2021](https://transformer-circuits.pub/2021/framework/index.html)). In this chapter you take a working language model apart until your own pieces add up to its own output, digit for digit, and
+# [2021](https://transformer-circuits.pub/2021/framework/index.html)). You take a language model apart until your pieces add up to its own output, digit for digit, and
 # then find out why that is not yet an explanation.
 #
-# **When you are done** you can read and edit any activation, split the residual stream and the logits into their parts, tell a part's *direct* effect from its *total* one, and read off a head's weights
+# **When you are done** you can read and edit any activation, split the stream and the logits into their parts, tell a part's *direct* effect from its *total* one, and read off a head's weights
 # what it looks for and what it moves.
 #
-# **You need** Python and PyTorch, and a rough idea of what attention and an MLP are. Nothing about interpretability.
+# **You need** Python, PyTorch, and a rough idea of attention and MLPs. Nothing about interpretability.
 #
 # **Time:** three to four hours for you, about a minute for your computer. No GPU, no network.
 
@@ -55,9 +55,8 @@ model = load("pocket")  # a GPT-2 with 4 layers of 4 heads that knows some 700 w
 device = model.W_E.device
 
 # %% [markdown]
-# **How to work.** Replace every `raise NotImplementedError` by your own lines, run the cell, and run the check under it. A check says at once
-# whether you are right and, if not, which mistake it looks like. `hint("residual_stream.head_outputs")` helps a little and, called again, a little
-# more. `borrow(...)` hands over the solution so that you can go on (it earns no points), and `progress()` shows how far you are.
+# **How to work.** Replace every `raise NotImplementedError` by your own lines, run the cell, and run the check under it: it says
+# whether you are right and, if not, which mistake it looks like. `hint("residual_stream.head_outputs")` helps a little, and more when called again. `borrow(...)` hands over the solution, for no points; `progress()` shows how far you are.
 #
 # **The model.** `model` is a TransformerLens `TransformerBridge`. All you need of it here:
 #
@@ -70,12 +69,12 @@ device = model.W_E.device
 # | `model.W_E`, `W_pos`, `W_Q`, `W_K`, `W_V`, `W_O`, `W_U` and `b_...` | weights. `W_O[layer, head]` has shape (d_head, d_model): rows act from the left, `z @ W_O` |
 # | `model.cfg` | `n_layers`, `n_heads`, `d_model`, `d_head` |
 #
-# Your functions are checked on small random models as well, so take sizes from `model.cfg`.
+# Your functions are checked on small random models as well: take sizes from `model.cfg`.
 
 # %% [markdown]
 # ## 1. Say hello
 #
-# First talk to it. A language model's whole output is a score, a **logit**, for every word that could come next. A softmax turns them into probabilities.
+# All that a language model puts out is a score, a **logit**, for every word that could come next. A softmax makes probabilities of them.
 #
 # ### Exercise 1 · `next_token_table`
 # *5 minutes, ★☆☆☆, 1 point*
@@ -101,7 +100,7 @@ def next_token_table(model, text: str, k: int = 5) -> list[tuple[str, float]]:
 check("residual_stream.next_token_table", next_token_table)
 
 # %% [markdown]
-# **Predict** before you run it: this model has read only short, simple texts. Will it know the capital of Hungary? Will it make a singular of "the keys near the cabinet"?
+# **Predict** before you run it: this model has read only short, simple texts. Does it know the capital of Hungary? Does it make a singular of "the keys near the cabinet"?
 
 # %% tags=["experiment"]
 twin = random_twin("pocket")  # the control: the same architecture, never trained
@@ -111,7 +110,7 @@ for text in ["The capital city of Hungary is called", "The keys near the cabinet
         print(f"  {name}:", ", ".join(f"{token} {p:.2f}" for token, p in next_token_table(which, text, 4)))
 
 # %% [markdown]
-# It knows things that the untrained twin does not. Somewhere between the words that go in and the logits that come out they are looked up. Where? You need to see inside.
+# It knows things that the untrained twin does not. Where are they looked up? You need to see inside.
 #
 # ### Exercise 2 · `get_activation`
 # *10 minutes, ★☆☆☆, 1 point*
@@ -146,12 +145,12 @@ for name in ["hook_embed", "blocks.0.attn.hook_pattern", "blocks.0.attn.hook_z",
     print(f"{name:28} {tuple(get_activation(model, tokens, name).shape)}")
 
 # %% [markdown]
-# A token and a position come in, and the stream at that position is a vector of `d_model` = 128 numbers from the first block to the last. Heads look at 32 dimensions each, an MLP has 512 neurons. What connects them?
+# A token and a position come in, and the stream there is a vector of `d_model` = 128 numbers, from the first block to the last. Heads work in 32 dimensions each, an MLP has 512 neurons. What connects them?
 
 # %% [markdown]
 # ## 2. The stream is a sum
 #
-# Here is the whole architecture, one line a layer. Nothing is ever overwritten:
+# Here is the whole architecture. Nothing is ever overwritten:
 #
 # $$\underbrace{x_0}_{\text{embedding + position}} \;\to\; x_0 + \mathrm{attn}_0 \;\to\; x_0 + \mathrm{attn}_0 + \mathrm{mlp}_0 \;\to\; \dots \;\to\; \text{logits}$$
 #
@@ -183,7 +182,7 @@ def residual_components(model, cache) -> dict[str, Float[Tensor, "batch position
 check("residual_stream.residual_components", residual_components)
 
 # %% [markdown]
-# From here on we ask one question of every country that the model knows: *The capital city of ... is called*. The right answer is its capital; to have something to compare with, the wrong one is the capital of the next country in the list.
+# From here on we ask for every country that the model knows: *The capital city of ... is called*. The wrong answer to compare with is the capital of the next country in the list.
 
 # %% tags=["experiment"]
 texts = [f"The capital city of {country.name} is called" for country in COUNTRIES]
@@ -205,7 +204,7 @@ for left_out in parts:
 print("Your parts add up to the model's own stream, to float precision:", bool(((sum(parts.values()) - final).abs() <= 1e-6 * size).all()))  # fmt: skip
 
 # %% [markdown]
-# That is the model's own activation, rebuilt from your pieces; and leave any one of them out and it is not. So now you can ask who writes much, and where.
+# That is the model's own activation, rebuilt from your pieces; leave any one of them out, and it is not. Now you can ask who writes much, and where.
 
 # %% tags=["experiment"]
 words = [model.tokenizer.decode([token]) for token in tokens[0].tolist()]
@@ -222,14 +221,14 @@ plots.plot_grids(
 )
 
 # %% [markdown]
-# The stream starts out small, and nearly all of its length is written by MLPs. The longest vectors of all stand at the first tokens, before the prompt has said anything that could be told apart.
+# The stream starts out small; most of its length is written by MLPs.
 #
 # **What would have fooled us:** size. A long vector may be read by nobody. What counts is what it does.
 
 # %% [markdown]
 # ## 3. Head by head
 #
-# "Attention" is not one component. A layer's heads work side by side, and each has its own rows of the output matrix. So its part of the sum can be split further.
+# A layer's heads work side by side, and each has its own rows of the output matrix. So the sum can be split further.
 #
 # ### Exercise 4 · `head_outputs`
 # *15 minutes, ★★☆☆, 2 points*
@@ -262,16 +261,16 @@ for layer in range(model.cfg.n_layers):
     print(f"layer {layer}: length at the last position", ", ".join(f"{name} {part[:, -1].norm(dim=-1).mean():.2f}" for name, part in heads.items()), f"(error of the sum {error:.0e})")  # fmt: skip
 
 # %% [markdown]
-# The bias is there whatever the prompt says. Forget it, and sooner or later a "head" gets credit for it.
+# The bias is there whatever the prompt says. Forget it, and sooner or later a head gets the credit.
 
 # %% [markdown]
 # ## 4. From the sum to the answer
 #
-# The logits are read from the final stream in two steps: $\text{logits} = \mathrm{LayerNorm}(x)\, W_U + b_U$. The unembedding is linear, so a sum goes through it part by part. LayerNorm,
+# The logits are read from the final stream: $\text{logits} = \mathrm{LayerNorm}(x)\, W_U + b_U$. The unembedding is linear, so a sum goes through it part by part. LayerNorm,
 #
 # $$\mathrm{LayerNorm}(x) = \frac{x - \bar x}{\sigma(x)} \odot w + b,$$
 #
-# is almost linear: subtracting the mean is, multiplying by $w$ is. Only the **scale** $\sigma(x)$ depends on everything together. But it is one number at each position, and you have it: `cache["ln_final.hook_scale"]`. Hold it fixed, and the logit difference between the right and the wrong answer becomes a sum over the parts.
+# is almost linear: only the **scale** $\sigma(x)$ depends on everything together. But it is one number at each position, and you have it: `cache["ln_final.hook_scale"]`. Hold it fixed, and the logit difference between the right and the wrong answer is a sum over the parts.
 #
 # ### Exercise 5 · `direct_logit_attribution`
 # *25 minutes, ★★★☆, 3 points*
@@ -307,7 +306,7 @@ check("residual_stream.direct_logit_attribution", direct_logit_attribution)
 
 
 # %% [markdown]
-# **Predict:** the country stands four tokens before the end. Which parts will write its capital: the embeddings, the attention, the MLPs? Early or late?
+# **Predict:** the country stands two tokens before the end. Who will write its capital there: the embeddings, the attention, the MLPs? Early or late?
 
 
 # %% tags=["experiment"]
@@ -340,12 +339,13 @@ for name, which, its_tokens, its_answers in [
     its_logits, its_cache = which.run_with_cache(its_tokens)
     pieces = direct_logit_attribution(which, its_cache, residual_components(which, its_cache), its_answers)
     error = (sum(pieces.values()) - logit_difference(its_logits, its_answers)).abs()
-    print(f"{name:26} error {(error / sum(p.abs() for p in pieces.values())).max():.0e}, entry 'bias' {pieces['bias'].abs().mean():.3f}, mean difference {logit_difference(its_logits, its_answers).mean():5.2f}")  # fmt: skip
+    print(f"{name:26} error {(error / sum(p.abs() for p in pieces.values())).max():.0e}, mean difference {logit_difference(its_logits, its_answers).mean():5.2f};", end=" ")  # fmt: skip
+    print(f"b_U up to {which.b_U.abs().max():.1f}, LayerNorm's weight {which.ln_final.weight.min():.1f} to {which.ln_final.weight.max():.1f}")  # fmt: skip
 
 # %% [markdown]
-# The sum holds for any model of this kind, trained or not; that is arithmetic, not a finding. In raw GPT-2 weights $b_U$ is zero and the LayerNorm's weight is not 1; in *processed* weights it is the other way round. Whoever forgets a piece that happens to be trivial in the model at hand is wrong in the next one.
+# The sum holds for any model of this kind, trained or not: arithmetic, not a finding. In raw GPT-2 weights $b_U$ is zero and the LayerNorm's weight is not 1; in *processed* weights it is the other way round. Whoever forgets a piece that is trivial in one is wrong in the next.
 #
-# **The control.** An attribution is about *a question*. Ask the same cache another one, which its prompt says nothing about: that of the country on the other side of the list. (Not of its neighbour: neighbours in the list are mostly on one continent, and share more than nothing.)
+# **The control.** An attribution is about *a question*. Ask the same cache another one: that of a country half the list away. (Neighbours in the list are mostly on one continent, and share something.)
 
 # %% tags=["experiment", "finding"]
 other = answers.roll(len(COUNTRIES) // 2, dims=0)
@@ -359,34 +359,33 @@ print("the last MLP writes more than any other part:", max(attribution, key=lamb
 print(f"asked another country's question, the same parts write {abs(sum(unrelated[n].mean() for n in mlps)) / sum(attribution[n].mean() for n in mlps):.0%} of that")  # fmt: skip
 
 # %% [markdown]
-# So the MLPs write the answer, and attention has nothing to do with it? That cannot be. An MLP sees **one** position, and at the last one stands the word "called": somebody must have told it about the country. Attention is the only part of a transformer
-# that moves anything between positions.
+# So the MLPs write the answer, and attention has nothing to do with it? That cannot be. An MLP sees **one** position, and at the last one stands "called". Somebody must have told it about the country, and only attention moves anything from one position to another.
 
 # %% [markdown]
 # ### In your own words · 1
 # *2 points, graded by a person*
 #
-# In a larger model you find a head whose direct attribution to the right answer is *negative*: −2 on average. A colleague says: "Ablate it, and the model gets better." Name two different reasons why the logit difference may nevertheless fall, and for each
+# In a larger model the direct attribution of a head to the right answer is *negative*, −2 on average. A colleague says: "Ablate it, and the model gets better." Name two different reasons why the logit difference may nevertheless fall, and for each
 # an experiment that would show it.
 
 # %% [markdown] question="residual_stream.words-negative" points=2
-# Direct attribution sees only the path from the head straight to the logits. (1) Later components may read what the head writes and turn it into something that helps more than 2 (an indirect effect): ablate the head for everybody and compare with removing the direct path alone; or ablate it and look at how the attribution of later
-# parts changes. (2) The attribution holds the final LayerNorm's scale fixed, although the head is part of the stream that sets it: without the head the stream may be longer or shorter, and all other contributions shrink or grow: remove the head from the final stream and compute the LayerNorm anew. (Also right: the ablation itself puts the
-# model off its distribution, so what we see is damage, not the head's job: replace by a mean over other prompts instead of zero. Or: it is negative on average, but not on the prompts in question: look prompt by prompt.)
+# Direct attribution sees only the path from the head straight to the logits. (1) Later components may make something of it that helps by more than 2: ablate the head for everybody and compare with removing the direct path alone; or see how the attribution of later
+# parts changes. (2) The attribution holds the final LayerNorm's scale fixed, although the head helps to set it; without the head all other contributions may shrink: remove it from the final stream and compute the LayerNorm anew. (Also right: zero puts the
+# model off its distribution, so what we see is damage: replace by a mean. Or: it is not negative on the prompts in question: look prompt by prompt.)
 #
 # *Rubric: 1 point for each reason with an experiment that could have come out otherwise.*
 
 # %% [markdown]
 # ## 5. Direct and indirect
 #
-# A part of the stream acts in two ways: **directly**, because the unembedding reads it; and **indirectly**, because later components read it and write something else because of it. Take a head away twice, and compare.
+# A part of the stream acts **directly**, because the unembedding reads it, and **indirectly**, because later components read it and write something else for it. Take a head away twice, and compare.
 #
 # ### Exercise 6 · `direct_effect`
 # *20 minutes, ★★★☆, 2 points*
 #
 # By how much does the logit difference fall if a head is missing **in the final stream alone**? Everybody else still reads what it wrote. This time the final LayerNorm runs again on the changed stream, scale included.
 #
-# What "missing" means: the head's collected values `z` become `replacement`, which is 0, or another tensor that broadcasts with `z` of one head. So what is taken out of the stream is what the head writes with `z`, less what it would write with `replacement`.
+# "Missing" means: the head's collected values `z` become `replacement`, which is 0, or another tensor that broadcasts with `z` of one head. So what is taken out of the stream is what the head writes with `z`, less what it would write with `replacement`.
 #
 # **In:** `model`; `tokens` (batch, position); `layer`, `head`; `answers` (batch, 2): right, wrong; `replacement`. **Out:** intact minus changed logit difference at the last position, shape (batch,). `model.ln_final(stream)` and `model.unembed(normalised)` are there for you.
 #
@@ -422,7 +421,7 @@ check("residual_stream.direct_effect", direct_effect)
 #
 # Now take the head away for **everybody**: at every position, during the run, so that all later components miss it as well. This is the **total effect**.
 #
-# **In, out:** as in exercise 6. The hook point of `z`, shape (batch, position, head, d_head), is `f"blocks.{layer}.attn.hook_z"`; a hook that returns a tensor replaces the activation. Do not edit the activation in place: work on a clone.
+# **In, out:** as in exercise 6. The hook point of `z`, shape (batch, position, head, d_head), is `f"blocks.{layer}.attn.hook_z"`; a hook that returns a tensor replaces the activation. Work on a clone.
 
 
 # %% exercise="residual_stream.ablation_effect"
@@ -452,7 +451,7 @@ def ablation_effect(
 check("residual_stream.ablation_effect", ablation_effect)
 
 # %% [markdown]
-# First on a model whose truth is known, because it was written by hand. In `handmade("indirect")` one head (the *planner*) writes a plan that only an MLP can read, and another (the *mirage*) writes the answer itself, but an *eraser* takes it away again.
+# First a model whose truth is known, because it was written by hand. In `handmade("indirect")` one head (the *planner*) writes a plan that only an MLP can read; another (the *mirage*) writes the answer itself, but an *eraser* takes it away again.
 
 # %% tags=["experiment"]
 by_hand = handmade("indirect")
@@ -465,7 +464,7 @@ for name, (layer, head) in {"planner 0.0": (0, 0), "mirage 0.1": (0, 1), "eraser
     print(f"{name:12} direct {direct + 0:5.2f}, total {total + 0:5.2f}")
 
 # %% [markdown]
-# The planner does everything, and direct attribution gives it 0. The mirage gets all the credit, and does nothing. Now `pocket`, where nobody knows the truth. To be fair to the heads we take each one away in two ways: set to zero, and set to its **mean** over all countries, which keeps what the head always writes and
+# The planner does everything, and its direct effect is 0. The mirage gets all the credit, and does nothing. Now `pocket`, where nobody knows the truth. We set each head to zero, and to its **mean** over all countries, which
 # removes only what depends on the country.
 #
 # **Predict:** which layer's heads will have a total effect far from their direct one?
@@ -521,7 +520,7 @@ print(f"  head {layer}.{head}: direct {number_direct[carrier]:.1f}, total {numbe
 print(f"  the head that matters most, {strongest[0]}.{strongest[1]}: direct {number_direct[strongest]:.1f}, total {number_total[strongest]:.1f}")  # fmt: skip
 
 # %% [markdown]
-# One head of the first layer has next to no direct effect, and a total effect of most of the logit difference. Attribution alone would have missed the one attention head that this task cannot do without. It is not a head that everything hangs on: for the verbs another head matters most. And where nobody comes after a head, direct and total are the same, as they must be.
+# One head of the first layer has next to no direct effect, and a total effect of most of the logit difference: attribution alone would have missed it. Not everything hangs on it: for the verbs another head matters most. And where nobody comes after a head, direct and total are the same, as they must be.
 #
 # How does it act, if not directly? Ablate it, and attribute again: whose contribution goes?
 
@@ -551,12 +550,12 @@ plots.plot_grids(
 )
 
 # %% [markdown]
-# So this is a relay. The head says *which country*, in a language that the unembedding does not read; the MLPs hear it and write the capital. Its effect is indirect because the lookup happens after it.
+# So this is a relay: the head says *which country* in a language that the unembedding does not read; the MLPs hear it and write the capital.
 #
 # ### Exercise 8 · `outputs_by_source` (optional, hard)
 # *20 minutes, ★★★★, 2 points*
 #
-# *Where* does a head get what it writes? Split its output by the position that it comes from. Attention is a weighted sum over source positions: do not sum.
+# *Where* does a head get what it writes? Attention is a weighted sum over source positions: do not sum.
 #
 # **In:** `model`, `cache`, `layer`, `head`. You need `cache["pattern", layer]` (batch, head, query, key) and `cache["v", layer]` (batch, position, head, d_head). **Out:** shape (batch, position, source, d_model); its sum over the sources is the head's output of exercise 4.
 #
@@ -585,11 +584,11 @@ for word, attention, amount in zip(words, cache["pattern", layer][:, head, -1].m
     print(f"{word:10} attention {attention:.2f}, what depends on the country {amount:.2f}")
 
 # %% [markdown]
-# The head looks at the country, and all that varies with the country comes from there.
+# The head looks at the country, and nearly all that varies with the country comes from there.
 #
 # ## 6. Who looks where
 #
-# You have seen one head's attention in numbers. Here are all of them; hover over a head, click, and hover over a token. (In the solved notebook this figure is left out, because it carries a megabyte of JavaScript with it.)
+# Here are all heads: hover over one, click, and hover over a token. (In the solved notebook this figure is left out: it carries a megabyte of JavaScript.)
 
 # %% tags=["experiment"]
 import circuitsvis as cv
@@ -612,14 +611,14 @@ plots.plot_patterns(
 )
 
 # %% [markdown]
-# Some heads seem to look at *words*, others at *places*. A picture suggests; a decomposition can tell. The attention score of a query and a key is a dot product of two things that were read from the stream, so it is a sum over **pairs** of writers.
+# Some heads seem to look at *words*, others at *places*. A picture suggests; a decomposition can tell. The score of a query and a key is a dot product of two things read from the stream, so it is a sum over **pairs** of writers.
 #
 # ### Exercise 9 · `attention_score_parts` (optional, hard)
 # *40 minutes, ★★★★, 4 points*
 #
 # Take a head's attention scores apart by who wrote what the query and what the key reads. The head reads the stream through its block's LayerNorm, `model.blocks[layer].ln1` (`.weight`, `.bias`; scale: `cache["scale", layer, "ln1"]`), then $q = xW_Q + b_Q$ and $k = xW_K + b_K$, and the score is $q \cdot k / \sqrt{d_\text{head}}$.
 #
-# All that is there whatever the stream holds (the biases of LayerNorm, queries and keys) counts as one more writer, after the parts.
+# What is there whatever the stream holds (the biases of LayerNorm, queries and keys) counts as one more writer, after the parts.
 #
 # **In:** `model`, `cache`, `layer`, `head`, and `parts`: name → (batch, position, d_model). **Out:** shape (batch, query, key, n + 1, n + 1) for n parts; entry [b, q, k, i, j] is what part i at position q and part j at position k add to the score. If the parts sum to the stream before the layer, the sum over i and j is the score (before masking).
 #
@@ -654,7 +653,7 @@ def attention_score_parts(
 check("residual_stream.attention_score_parts", attention_score_parts)
 
 # %% [markdown]
-# What the softmax sees is only how scores *vary over the keys*; anything that is the same for all keys of a query drops out. So measure for each pair of writers how much its contribution varies over the keys that a query may look at.
+# The softmax sees only how scores *vary over the keys* of a query. So measure for each pair of writers how much its contribution varies over the keys that a query may look at.
 
 
 # %% tags=["experiment"]
@@ -682,12 +681,12 @@ plots.plot_grids(
 )
 
 # %% [markdown]
-# No head is pure. But the middle cell is what a head would do if it knew nothing of the words, and the top left one what it would do if it knew nothing of their places. (The last column is 0 by construction: what the key reads whatever stands there is the same for every key.)
+# No head is pure. The middle cell is what a head would do if it knew no words, the top left one what it would do if it knew no places. (The last column is 0 by construction: what a key reads whatever stands there is the same for all keys.)
 
 # %% [markdown]
 # ## 7. Two maps a head
 #
-# So far we needed prompts. But what a head looks for and what it moves is written in its weights. A head that reads $x$ at the attended position writes $x W_V W_O$; it attends where $x_q W_Q W_K^\top x_k^\top$ is large. These are two separate maps from the stream to the stream: the **OV circuit** and the **QK circuit**.
+# What a head looks for and what it moves is written in its weights. A head that reads $x$ at the attended position writes $x W_V W_O$; it attends where $x_q W_Q W_K^\top x_k^\top$ is large. These are two separate maps from the stream to the stream: the **OV circuit** and the **QK circuit**.
 #
 # ### Exercise 10 · `ov_circuit`
 # *10 minutes, ★★☆☆, 1 point*
@@ -733,10 +732,10 @@ check("residual_stream.qk_circuit", qk_circuit)
 # %% [markdown]
 # ### Skip-trigrams
 #
-# `attn-only-2l` has two layers of attention and nothing else. It was trained on an artificial language that we know: every word has a favourite *next* word, and a favourite word *two places on*, whatever stands between. We load it with **processed** weights: the LayerNorms' weights are folded into the matrices around them, so that
+# `attn-only-2l` was trained on an artificial language that we know: every word has a favourite *next* word, and a favourite word *two places on*, whatever stands between. We load **processed** weights (LayerNorms folded in), so that
 # a product of matrices means something.
 #
-# First, which heads of layer 0 look at a fixed distance? Its positions say: $W_\text{pos}\, QK\, W_\text{pos}^\top$ is the part of the score that the positions alone contribute. Add the mask and the softmax, and compare with what the heads really do on texts of that language.
+# Which heads of layer 0 look at a fixed distance? $W_\text{pos}\, QK\, W_\text{pos}^\top$ is what the positions alone add to the score. Add the mask and the softmax, and compare with what the heads do on texts of that language.
 
 # %% tags=["experiment"]
 import random
@@ -777,7 +776,7 @@ plots.plot_patterns(
 )
 
 # %% [markdown]
-# A head that looks one token back, whatever stands there, and a position later the model has to say what comes two places after that token. What will it write? Ask its OV circuit: $W_E\, OV\, W_U$ says, for every word that the head may see, what it adds to every word's logit.
+# One head looks one token back, whatever stands there, just when the model has to say what comes two places after that token. What will it write? $W_E\, OV\, W_U$ says, for every word that the head may see, what it adds to every word's logit.
 
 # %% tags=["experiment"]
 _, next_words, second_words = (
@@ -815,25 +814,25 @@ print("The head that looks at its own token has the bigrams (most words):", tabl
 print("Never-trained weights and shuffled truth have neither (under 5%):", max(v for k in ("never trained", "shuffled truth") for v in table[k].values()) < 0.05)  # fmt: skip
 
 # %% [markdown]
-# This is a piece of the training data, read off a matrix without a single forward pass: one head looks one token back (QK) and adds what likes to follow *that* token two places on (OV). Elhage et al. call such a rule "A ... B → C" a **skip-trigram**; ours are skip-bigrams, because the language has no rule that depends on the word between.
+# A piece of the training data, read off a matrix without a single forward pass: one head looks one token back (QK) and adds what likes to follow *that* token two places on (OV). Elhage et al. call a rule "A ... B → C" a **skip-trigram**; ours are skip-bigrams: no rule of the language depends on the word between.
 #
 # **What would have fooled us:** a plausible list. Any row of any matrix has a top three, and with English words one sees sense in it. Here there is a truth to compare with, a twin that was never trained, and a shuffled truth.
 #
 # ### In your own words · 2
 # *2 points, graded by a person*
 #
-# An attention picture shows a head looking from "called" straight at "Hungary". Somebody concludes: "This head knows capitals." What does the picture show, what does it not show, and which *two* measurements of this chapter would you make before you believe anything?
+# An attention picture shows a head looking from "called" straight at "Hungary". Somebody concludes: "This head knows capitals." What does the picture show, what not, and which *two* measurements of this chapter would you make before you believe anything?
 
 # %% [markdown] question="residual_stream.words-attention" points=2
-# The picture shows where the head reads from (its QK side). It does not show what it moves (OV), nor whether anybody uses that. A head may look at a token and copy only its position, or write next to nothing, or something that no later part reads. So: measure what the head adds, by its OV circuit or its output's attribution, direct and per source; and measure whether it matters, by
-# ablating it (total effect, against the mean over other prompts, and with other heads and another question as controls). Knowing the capital and *carrying the country to where it is looked up* are different things: here the head has a large total effect and next to no direct one, so it carries, and the MLPs look up.
+# The picture shows where the head reads from (QK). It does not show what it moves (OV), nor whether anybody uses that: a head may write next to nothing, or what no later part reads. So measure what it adds, by its OV circuit or its output's attribution; and whether it matters, by
+# ablating it (total effect, against the mean over other prompts, with other heads and another question as controls). Knowing the capital and *carrying the country to where it is looked up* are two things: a head with a large total effect and next to no direct one carries, and the MLPs look up.
 #
 # *Rubric: 1 point for "where it reads from is neither what it writes nor whether that is used"; 1 point for two measurements that could have come out otherwise.*
 
 # %% [markdown]
 # ## 8. Who can talk to whom
 #
-# Everybody writes into the same 128 dimensions, and everybody reads from them. Whether a component can hear another one at all depends on whether it reads the directions that the other writes. That, too, is in the weights.
+# Everybody writes into the same 128 dimensions. Whether a component can hear another depends on whether it reads the directions that the other writes. That, too, is in the weights.
 #
 # ### Exercise 12 · `virtual_weights`
 # *15 minutes, ★★☆☆, 2 points*
@@ -916,9 +915,9 @@ for kind, values in trained_pairs.items():
     print(f"  {kind:28} {outside:3d} of {len(values):3d} trained pairs lie outside of that; median {sorted(values.values())[len(values) // 2]:.1f}")  # fmt: skip
 
 # %% [markdown]
-# In the twin every pair lies close to chance: that is what "nobody knows of anybody" looks like. The trained model's queries and keys of layer 0 are turned towards the positions, and its heads hear some parts well above chance and others below it. Most pairs of heads are only a little off 1: the stream is wide enough that most parts can ignore each other.
+# In the twin every pair lies close to chance. The trained queries and keys of layer 0 are turned towards the positions; later heads hear some parts well above chance and others below it. Most pairs of heads are only a little off 1: in so wide a stream most parts can ignore each other.
 #
-# **How much room does a head have?** It reads at most `d_head` = 32 of the 128 dimensions, and writes as many. How many does it really use? If the singular values $s$ of its OV circuit were $r$ equal ones, $(\sum s^2)^2 / \sum s^4$ would be $r$: an effective number of dimensions.
+# **How much room does a head have?** It reads at most `d_head` = 32 of the 128 dimensions, and writes as many. How many does it use? If the singular values $s$ of its OV circuit were $r$ equal ones, $(\sum s^2)^2 / \sum s^4$ would be $r$: an effective number of dimensions.
 
 
 # %% tags=["experiment"]
@@ -931,7 +930,7 @@ used, random_used = room(processed), room(processed_twin)
 plots.plot_against_random(
     {name: (used[name], list(random_used[name].values())) for name in used},
     f"effective dimensions of the OV circuit (d_head = {model.cfg.d_head}, d_model = {model.cfg.d_model})",
-    "Trained heads use fewer dimensions than they have; random ones use more",
+    "Trained heads use about half of their 32 dimensions or less, random ones two thirds",
     named=4,
 )
 
@@ -943,13 +942,12 @@ print(f"trained heads use {min(min(h.values()) for h in used.values()):.0f} to {
 print(f"a layer's heads together: {mean_used:.0f} of {model.cfg.d_model} on average")
 
 # %% [markdown]
-# A trained head is a narrow channel: it moves a few directions well instead of 32 a little. That is why heads can share a stream of 128 dimensions at all, and why the next chapter's question makes sense: what if there are still more things to say than there are dimensions?
+# A trained head is a narrow channel: it moves a few directions well instead of 32 a little. So heads can share a stream of 128 dimensions. The next chapter asks: what if there are still more things to say?
 
 # %% [markdown]
 # ## Caveats
 #
-# - **Direct is not total.** The whole of act 5. An attribution explains what the *last step* reads, not where it came from.
-# - **Zero is a strange thing to write.** Setting a head to zero also removes what it *always* writes, and later parts have learned to count on that. How many heads look important only then?
+# - **Zero is a strange thing to write.** It removes what a head *always* writes, too, which later parts have learned to count on. How many heads look important only then?
 
 # %% tags=["experiment"]
 for threshold in (0.5, 1.0):
@@ -957,7 +955,7 @@ for threshold in (0.5, 1.0):
     print(f"heads with a total effect above {threshold}: {int(by_zero.sum())} when set to zero, {int(by_mean.sum())} when set to their mean over countries")  # fmt: skip
 
 # %% [markdown]
-# - **The frozen scale.** Attribution (exercise 5) keeps the LayerNorm's scale; the direct effect (exercise 6) lets it move. Nothing guarantees that they agree. For which part do they differ most here?
+# - **The frozen scale.** Attribution (exercise 5) keeps the LayerNorm's scale; the direct effect (exercise 6) lets it move. Nothing makes them agree. For which part do they differ most here?
 
 # %% tags=["experiment"]
 fall = {}
@@ -968,24 +966,22 @@ worst = max(parts, key=lambda name: (fall[name] - attribution[name].mean()).abs(
 print(f"{worst}: attribution {attribution[worst].mean():.2f}; fall when it is removed and the scale may move {fall[worst]:.2f}")  # fmt: skip
 
 # %% [markdown]
-# - **The question decides.** Against another wrong answer, other parts stand out. The parts of a difference of *logits* add up; those of a probability do not.
+# - **The question decides.** Against another wrong answer, other parts stand out. And logit differences add up; probabilities do not.
 # - **Weights are not use.** Virtual weights say who *can* hear whom. Whether it happens depends on what is written on real prompts, and on attention.
 #
 # ## Going on
 #
-# Three investigations without a checker:
-#
 # 1. **Another question.** Take `mechlib.tasks.agreement` ("The keys near the cabinet" → are) through acts 4 and 5. Which head carries the number, and does it act directly? *A good answer has both effects, the mean ablation, and the capital prompts as a control.*
-# 2. **The whole path.** Extend `direct_effect` to "the path from head A through MLP 3 alone". How much of the carrier's total effect runs through which MLP? Do the paths add up? *A good answer says why they need not.*
-# 3. **A linear model of the answer.** Freeze every attention pattern and every LayerNorm scale. How much of the logit difference is then linear in the embeddings? *A good answer names what breaks linearity, and how much each piece does.*
+# 2. **The whole path.** Extend `direct_effect` to "from head A through MLP 3 alone". How much of the carrier's total effect runs through which MLP? *A good answer says why the paths need not add up.*
+# 3. **A linear model of the answer.** Freeze all attention patterns and LayerNorm scales. How much of the logit difference is then linear in the embeddings? *A good answer names what breaks linearity, and by how much.*
 #
-# **The same on `gpt2`**, where a download is possible: `model = load("gpt2")` at the top, and texts such as "The Eiffel Tower is in the city of". Everything but act 7's language works; take care that all prompts have the same length.
+# **The same on `gpt2`**, with a network: `model = load("gpt2")` at the top, and texts such as "The Eiffel Tower is in the city of", all of one length. Everything but act 7's language works.
 #
 # **Papers**
-# - Elhage et al. 2021, [A Mathematical Framework for Transformer Circuits](https://transformer-circuits.pub/2021/framework/index.html): read it beside acts 2, 7 and 8; all of them come from there.
-# - nostalgebraist 2020, [Interpreting GPT: the logit lens](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens): what you see if you read the stream before it is finished. Chapter 03 does it.
-# - McGrath et al. 2023, [The Hydra Effect](https://arxiv.org/abs/2307.15771): direct and total effects in large models, and later layers that repair what an ablation broke.
-# - Geva et al. 2023, [Dissecting Recall of Factual Associations](https://arxiv.org/abs/2304.14767): how larger models look up facts, for comparison with act 5.
+# - [Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html): the source of acts 2, 7 and 8.
+# - [nostalgebraist 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens), the logit lens: reading the stream before it is finished, as in chapter 03.
+# - [McGrath et al. 2023](https://arxiv.org/abs/2307.15771), the Hydra effect: direct and total effects in large models, and later layers that repair what an ablation broke.
+# - [Geva et al. 2023](https://arxiv.org/abs/2304.14767): how larger models look up facts, for comparison with act 5.
 
 # %% tags=["experiment"]
 progress()

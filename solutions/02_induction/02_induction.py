@@ -15,14 +15,12 @@
 #
 # ![Two heads of a trained model: one looks one back, the other looks at what came after the same word last time](picture.png)
 #
-# Read "Mr Quibbleworth ... Mr", and you know what comes next, although you have never met a Quibbleworth. So does every transformer, even one that was
-# never told about names. Two heads in two layers do it together, and it takes *both*: this is the smallest circuit in a language model that is worth the word
-# (Elhage et al. [2021](https://transformer-circuits.pub/2021/framework/index.html), Olsson et al. [2022](https://arxiv.org/abs/2209.11895)). In this chapter you find it in a trained
-# model three times, by what it does, by where it looks and by what its weights say; then you prove it by intervention, and at the end you build one with your own hands.
+# Read "Mr Quibbleworth ... Mr", and you know what comes next, although you have never met a Quibbleworth. So does a transformer, even a small one. It takes *two* heads in two layers: the smallest circuit in a language model that is worth the word
+# (Elhage et al. [2021](https://transformer-circuits.pub/2021/framework/index.html), Olsson et al. [2022](https://arxiv.org/abs/2209.11895)). You find it in a trained model, prove it by intervention, and build one by hand.
 #
-# **When you are done** you can name a head's type from its attention and from its weights, say what an ablation does and does not show, and prove by path patching that one head reads another.
+# **When you are done** you can name a head's type from its attention and its weights, say what an ablation does and does not show, and prove by path patching that one head reads another.
 #
-# **You need** PyTorch, and what a query, a key and a value are. Chapter 00 helps (hooks, the residual stream) but is not needed.
+# **You need** PyTorch, and what queries, keys and values are. Chapter 00 helps but is not needed.
 #
 # **Time:** three hours for you, about a minute for your computer. No GPU, no network.
 
@@ -56,18 +54,16 @@ names = [model.tokenizer.decode(token).strip() for token in range(model.cfg.d_vo
 n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
 
 # %% [markdown]
-# **How to work.** Replace every `raise NotImplementedError` by your own lines, run the cell, and run the check under it. A check says at once
-# whether you are right and, if not, which mistake it looks like. `hint("induction.per_token_loss")` helps a little and, called again, a little
-# more. `borrow(...)` hands over the solution so that you can go on (it earns no points), and `progress()` shows how far you are.
+# **How to work.** Replace every `raise NotImplementedError` by your own lines, run the cell, and run the check under it: it says
+# whether you are right and, if not, which mistake it looks like. `hint("induction.per_token_loss")` helps a little, and more when called again. `borrow(...)` hands over the solution, for no points; `progress()` shows how far you are.
 #
-# Activations are read from a cache: `logits, cache = model.run_with_cache(tokens)`, then `cache["pattern", layer]` (attention, [batch head query key]), `cache["z", layer]` (a head's output before $W_O$, [batch position head d_head]),
-# `cache["resid_pre", layer]` (the stream before a layer). Weights are `model.W_V[layer, head]` and so on; a row vector is multiplied from the left: $x W_V W_O$.
+# Activations: `logits, cache = model.run_with_cache(tokens)`, then `cache["pattern", layer]` (attention, [batch head query key]), `cache["z", layer]` (heads' outputs before $W_O$, [batch position head d_head]),
+# `cache["resid_pre", layer]` (the stream before a layer). Weights: `model.W_V[layer, head]` and so on; rows act from the left: $x W_V W_O$.
 
 # %% [markdown]
 # ## 1. It copies
 #
-# Our model, `attn-only-2l`, saw a made-up language: words follow each other with certain probabilities, and every now and then a stretch of random words comes twice. Random words
-# are a fine test. Nobody can predict them the first time. The second time, somebody with a memory can.
+# Our model, `attn-only-2l`, saw a made-up language, in which now and then a stretch of random words comes twice. The first time nobody can predict random words. The second time, somebody with a memory can.
 
 # %% tags=["experiment"]
 length = 20
@@ -80,8 +76,7 @@ print(" ".join(names[token] for token in tokens[0]))
 # ### Exercise 1 · `per_token_loss`
 # *5 minutes, ★☆☆☆, 1 point*
 #
-# How surprised is the model by each token? Position $i$ predicts token $i+1$; its loss is $-\log$ (natural) of the probability that it gave to this token. The last position predicts something that we do not see, so there is one loss fewer than
-# there are tokens.
+# How surprised is the model by each token? Position $i$ predicts token $i+1$; its loss is $-\log$ (natural) of the probability that it gave to this token. What the last position predicts we do not see, so there is one loss fewer than tokens.
 #
 # **In:** `logits`, shape (batch, position, vocabulary); `tokens`, integers of shape (batch, position). **Out:** shape (batch, position - 1), the dtype of the logits.
 #
@@ -103,8 +98,8 @@ def per_token_loss(
 check("induction.per_token_loss", per_token_loss)
 
 # %% [markdown]
-# **Predict** before you run the next cell. Draw the loss against the position: where is the step, and is the first word of the repetition before it or after it? Two controls could come out otherwise: the same model on forty words
-# that do *not* repeat, and a **random twin**, the same architecture as it was before training.
+# **Predict** before you run it: at which position will the loss fall? Two controls could come out otherwise: the same model on forty words
+# that do *not* repeat, and a **random twin**, the same architecture before training.
 
 # %% tags=["experiment"]
 fresh = torch.cat([tokens[:, : length + 1], repetitions(model.tokenizer, 64, length, seed=1)[:, 1 : length + 1]], dim=1)
@@ -125,24 +120,24 @@ for name, curve in curves.items():
     print(f"{name:20} first copy {curve[:length].mean():.1f}, second {curve[again].mean():.1f} nats")
 
 # %% [markdown]
-# The first word of the repetition is as surprising as any other: nothing says that a repetition is about to start. From the second on the loss is almost gone. And it is the repetition that does it,
-# not the position in the prompt: with other words in their place, nothing falls.
+# The first word of the repetition is as surprising as any other: nothing announces it. From the second on the loss is almost gone, and the repetition does it,
+# not the position: with other words in their place, nothing falls.
 #
-# (The loss on random words is above $\log 254 \approx 5.5$, that of a blind guess. The model expects its own language and is *wrong* here, with some confidence.)
+# (On random words the loss is above a blind guess's, $\log 254 \approx 5.5$: the model expects its own language.)
 
 # %% [markdown]
 # ## 2. Where the heads look
 #
-# To continue "... B ... B", a model must find the earlier B and see what came after it. Three ways of looking would be useful, and each can be measured on an attention pattern.
+# To continue "... B ... B", find the earlier B and see what came after it. Three ways of looking would help; each can be measured on an attention pattern.
 #
 # ### Exercise 2 · `previous_token_score`
 # *10 minutes, ★☆☆☆, 1 point*
 #
-# How much attention does each head give, on average, to the token just before? Average over the prompts and over all positions that have a token before them.
+# How much attention does each head give to the token just before? Average over the prompts and over all positions that have a token before them.
 #
 # **In:** `pattern`, shape (batch, head, query, key); every row of it sums to 1. **Out:** shape (head,).
 #
-# **Example:** one prompt, one head, three tokens, rows `[1, 0, 0]`, `[0.8, 0.2, 0]`, `[0.3, 0.4, 0.3]`: the score is (0.8 + 0.4) / 2 = 0.6.
+# **Example:** one prompt, one head, rows `[1, 0, 0]`, `[0.8, 0.2, 0]`, `[0.3, 0.4, 0.3]`: the score is (0.8 + 0.4) / 2 = 0.6.
 
 
 # %% exercise="induction.previous_token_score"
@@ -160,12 +155,12 @@ check("induction.previous_token_score", previous_token_score)
 # ### Exercise 3 · `duplicate_token_score`
 # *15 minutes, ★★☆☆, 2 points*
 #
-# How much attention goes to **earlier occurrences of the current token**? If there are several, add up what they get. Average over the positions (of all prompts together) that have an earlier occurrence; the others cannot, so they do not count. If no token
+# How much attention goes to **earlier occurrences of the current token**? Add up what several of them get. Average over the positions (of all prompts together) that have an earlier occurrence; the others do not count. If no token
 # occurs twice, the score is 0.
 #
 # **In:** `pattern`, shape (batch, head, query, key), and `tokens`, shape (batch, position). **Out:** shape (head,).
 #
-# **Example:** tokens `[[7, 8, 7]]` and the pattern of the last example: only the last position has an earlier occurrence, at position 0, so the score is 0.3.
+# **Example:** tokens `[[7, 8, 7]]` and the last example's pattern: only the last position has an earlier occurrence, at position 0, so the score is 0.3.
 
 
 # %% exercise="induction.duplicate_token_score"
@@ -187,11 +182,11 @@ check("induction.duplicate_token_score", duplicate_token_score)
 # ### Exercise 4 · `induction_score`
 # *15 minutes, ★★☆☆, 2 points*
 #
-# And how much goes to the tokens **right after** earlier occurrences of the current token? Averaged as before. (If a token follows itself, the token right after its earlier occurrence is the current position. That counts.)
+# And how much goes to the tokens **right after** earlier occurrences of the current token? Average as before. (If a token follows itself, the token right after its earlier occurrence is the current position. That counts.)
 #
 # **In** and **out** as before.
 #
-# **Example:** the same pattern and tokens `[[7, 8, 7]]`: the last position should look at position 1, the token after the first 7, so the score is 0.4.
+# **Example:** the same pattern and tokens: the last position should look at position 1, the token after the first 7, so the score is 0.4.
 
 
 # %% exercise="induction.induction_score"
@@ -243,7 +238,7 @@ for kind, score in scores.items():
     print(f"{kind:16} best head {label(score.argmax())} with {score.max():.2f}; best of the random twin {control:.2f}")
 
 # %% [markdown]
-# Here they are, on one short prompt. Rows look, columns are looked at.
+# Here they are, on one short prompt:
 
 # %% tags=["experiment"]
 short = repetitions(model.tokenizer, n=1, length=8, seed=3)
@@ -265,7 +260,7 @@ plots.plot_attention(
 )
 
 # %% [markdown]
-# **What would have fooled us.** In these prompts the wanted token is always 19 places back. A head that simply looks 19 back, whatever stands there, would get the same score. So look 19 back where nothing repeats:
+# **What would have fooled us.** Here the wanted token is always 19 places back. A head that looks 19 back, whatever stands there, would score the same. So look 19 back where nothing repeats:
 
 # %% tags=["experiment", "finding"]
 _, fresh_cache = model.run_with_cache(fresh)
@@ -286,8 +281,8 @@ for name, seen in {"words that repeat": cache, "other words instead": fresh_cach
 #
 # Return the logits on `tokens` with the output of one head (`blocks.{layer}.attn.hook_z`, shape (batch, position, head, d_head)) replaced by
 # - `"zero"`: 0 (`reference` is not used);
-# - `"mean"`: the head's output on the prompts of `reference`, averaged over these prompts, for each position by itself;
-# - `"resample"`: the head's output on `reference`, row by row: row $i$ of the tokens gets what the head says on row $i$ of the reference.
+# - `"mean"`: its mean over the prompts of `reference`, for each position by itself;
+# - `"resample"`: its output on `reference`: row $i$ of the tokens gets what the head says on row $i$ of the reference.
 #
 # **In:** the model; `tokens`, shape (batch, position); `layer`, `head`; `method`; `reference`, shape (rows, position), or None. For "resample" it has the shape of `tokens`. **Out:** logits, shape (batch, position, vocabulary). Leave no hook behind.
 #
@@ -325,7 +320,7 @@ def ablate_head(
 check("induction.ablate_head", ablate_head)
 
 # %% [markdown]
-# **Predict:** one previous-token head, four induction heads. Whose loss hurts most? And which of the three methods hurts most?
+# **Predict:** one previous-token head, four induction heads. Whose loss hurts most, and which of the three methods?
 
 
 # %% tags=["experiment"]
@@ -368,21 +363,21 @@ compare("zero", "mean")
 # %% [markdown]
 # Three surprises.
 #
-# 1. **No induction head is indispensable.** There are four, and they cover for each other. Ablating one thing at a time cannot see what is there more than once. (All four together: see the caveats.)
-# 2. **Another head of layer 0 matters as much as the previous-token head**, although it looks neither one back nor at duplicates. What does it do? Act 4 finds out.
-# 3. **The three methods disagree**, by a factor of three, and in both directions. Mean *silences* a head: what it always says stays, its news is gone. Zero takes away what it always says as well, which no later layer has ever had to do
-#    without; so zero can hurt more than mean although no more information is lost. Resample makes the head *speak about another prompt*. Where silence is hardly missed but a wrong word is believed, it hurts much more than either.
+# 1. **No induction head is indispensable.** There are four, and they cover for each other. (All four together: see the caveats.)
+# 2. **Another head of layer 0 matters as much as the previous-token head**, although it looks neither one back nor at duplicates. Act 4 finds out why.
+# 3. **The three methods disagree**, by a factor of three, in both directions. Mean *silences* a head: its news is gone, what it always says stays. Zero takes that away as well, which no later layer has ever had to do
+#    without; so it can hurt more although no more information is lost. Resample makes the head *speak about another prompt*: where silence is hardly missed but a wrong word is believed, it hurts most.
 
 # %% [markdown]
 # ### In your own words · 1
 # *2 points, graded by a person*
 #
-# A colleague ablates a head by zero, sees no change of the loss, and writes: "This head plays no part in the task." Give two different reasons why it could play one all the same, and for each say what you would measure.
+# A colleague sets a head to zero, sees no change of the loss, and writes: "This head plays no part in the task." Give two different reasons why it could play one all the same, and for each what you would measure.
 
 # %% [markdown] question="induction.words-ablation" points=2
-# *Backup.* Other heads do the same job, so the loss of one is not felt: ablate all of them together (here, all induction heads), or measure each one's direct contribution to the logits in the untouched model.
-# *What zero means.* Zero may be close to what the head says anyway, or the later layers may tolerate silence and still believe what the head says when it speaks: resample it from another prompt, and see whether the output follows.
-# Also good: the loss averages over cases in which the head helps and others in which it hurts (look at them apart); the head matters on other prompts of the task.
+# *Backup.* Other heads do the same job: ablate all of them together, or measure each one's direct contribution to the logits in the untouched model.
+# *What zero means.* Later layers may tolerate silence and still believe the head when it speaks: resample it from another prompt, and see whether the output follows.
+# Also good: the average hides that the head helps in some cases and hurts in others (look at them apart); the head matters on other prompts of the task.
 #
 # *Rubric: 1 point for each reason that comes with a measurement which would have come out differently.*
 
@@ -390,8 +385,8 @@ compare("zero", "mean")
 # ### Exercise 6 · `head_logit_attribution` (optional, hard)
 # *30 minutes, ★★★★, 3 points*
 #
-# If no head of layer 1 is indispensable, who says the answer? Return what each head adds **directly** to the logit of `targets`, **less** what it adds to the average logit of the vocabulary (which changes no probability). The final LayerNorm stands in between: take it as the
-# linear map that it was in this run. It subtracts the mean over d_model, divides by the scale in `cache["ln_final.hook_scale"]` (shape (batch, position, 1)) and multiplies by `model.ln_final.weight`; then comes `model.W_U`, shape (d_model, vocabulary). Biases belong to no head.
+# Who then says the answer? Return what each head adds **directly** to the logit of `targets`, **less** what it adds to the average logit of the vocabulary (which changes no probability). Take the final LayerNorm as the
+# linear map that it was in this run: it subtracts the mean over d_model, divides by the scale in `cache["ln_final.hook_scale"]` (shape (batch, position, 1)) and multiplies by `model.ln_final.weight`. Then comes `model.W_U`, shape (d_model, vocabulary). Biases belong to no head.
 #
 # **In:** `model`, `cache`, and `targets`, a token for every prompt and position. **Out:** shape (layer, head, batch, position).
 #
@@ -429,22 +424,22 @@ plots.plot_head_effects(
 # %% [markdown]
 # ## 4. What a head would say
 #
-# A head has two halves that can be read off its weights. *Where* it looks is decided by $W_Q$ and $W_K$. *What it says* about a token that it looks at is decided by $W_V W_O$, and in words, from vocabulary to vocabulary, by the **full OV circuit**
+# Both halves of a head can be read off its weights. *Where* it looks is decided by $W_Q$ and $W_K$. *What it says* is decided by $W_V W_O$ and, from vocabulary to vocabulary, by the **full OV circuit**
 #
 # $$W_E\, W_V W_O\, W_U \quad\text{[word looked at, word predicted].}$$
 #
-# From here on we read weights, and use the model with its LayerNorms folded in (`processed=True`), so that a matrix is all there is.
+# For this we load the model with its LayerNorms folded in (`processed=True`), so that a matrix is all there is.
 #
 # ### Exercise 7 · `copying_score`
 # *20 minutes, ★★☆☆, 2 points*
 #
 # Does the head raise the logit of the very token that it looks at? Two summaries of its full OV circuit:
 # 1. the share of tokens whose **own** logit is raised more than any other token's;
-# 2. with the eigenvalues $\lambda$ of the circuit, $\sum \lambda / \sum |\lambda|$: 1 if the head only hands on what it reads, -1 if it only suppresses it, about 0 for random weights. (Eigenvalues are complex; the imaginary parts cancel in the first sum, so return its real part.)
+# 2. with its eigenvalues $\lambda$, $\sum \lambda / \sum |\lambda|$: 1 if the head only hands on what it reads, -1 if it only suppresses it, about 0 for random weights. (Eigenvalues are complex; in the first sum the imaginary parts cancel, so return its real part.)
 #
 # **In:** `W_E` (vocabulary, d_model), `W_V` (d_model, d_head), `W_O` (d_head, d_model), `W_U` (d_model, vocabulary). **Out:** a tuple of two tensors without axes.
 #
-# **Example:** if the circuit comes out as `[[2., 0.], [3., 1.]]`, the first token is copied and the second is not: 0.5. Its eigenvalues are 2 and 1: 1.0.
+# **Example:** if the circuit is `[[2., 0.], [3., 1.]]`, the first token is copied and the second is not: 0.5. Its eigenvalues are 2 and 1: 1.0.
 
 
 # %% exercise="induction.copying_score"
@@ -478,12 +473,12 @@ for head in range(n_heads):
     print(f"head 1.{head}: copies {top:4.0%} of the words; eigenvalue score {eigen:.2f}")
 
 # %% [markdown]
-# Not what you expected? These heads put the right word on top nearly every time, and by their weights they cannot copy one word in ten. Something is wrong with the question: *what does layer 1 really read at a position?* Not $W_E$ alone: what layer 0 has written there, too.
+# Not what you expected? Together they predict nearly every word right, and by their weights they cannot copy one in ten. The question is wrong: *what does layer 1 really read at a position?* Not $W_E$ alone, but what layer 0 has written there, too.
 #
 # ### Exercise 8 · `positional_attention`
 # *15 minutes, ★★☆☆, 2 points*
 #
-# So what does layer 0 do? Part of a first-layer head's attention is decided by the positions alone. Compute the pattern of a causal head (keys after the query get nothing) that reads the vector `x[i]` at position $i$: queries $xW_Q + b_Q$, keys $xW_K + b_K$, scores divided by $\sqrt{d_{head}}$, softmax over the keys.
+# So what does layer 0 do? Part of its attention is decided by the positions alone. Compute the pattern of a causal head (keys after the query get nothing) that reads the vector `x[i]` at position $i$: queries $xW_Q + b_Q$, keys $xW_K + b_K$, scores divided by $\sqrt{d_{head}}$, softmax over the keys.
 #
 # **In:** `x`, shape (position, d_model); `W_Q`, `W_K` (d_model, d_head); `b_Q`, `b_K` (d_head,). **Out:** shape (query, key).
 #
@@ -510,7 +505,7 @@ def positional_attention(
 check("induction.positional_attention", positional_attention)
 
 # %% [markdown]
-# Put the *average* word at every position, so that only the positions differ:
+# With the *average* word at every position, only the positions differ:
 
 # %% tags=["experiment"]
 average = folded.blocks[0].ln1((folded.W_pos + W_E.mean(dim=0))[None])[0]
@@ -518,22 +513,22 @@ by_position = [
     positional_attention(average, folded.W_Q[0, head], folded.b_Q[0, head], folded.W_K[0, head], folded.b_K[0, head])
     for head in range(n_heads)
 ]
+itself = torch.stack([pattern.diagonal()[1:].mean() for pattern in by_position])
+one_back = torch.stack([pattern.diagonal(-1).mean() for pattern in by_position])
+rewriters = [head for head in range(n_heads) if itself[head] > 0.5]
 plots.plot_attention(
     {f"head 0.{head}": pattern[:12, :12] for head, pattern in enumerate(by_position)},
     [str(position) for position in range(12)],
-    "By positions alone: where layer 0 looks if all words are the same",
+    f"By positions alone head 0.{one_back.argmax()} looks one back; heads {' and '.join(f'0.{head}' for head in rewriters)} mostly at their own position",
 )
 
 # %% tags=["experiment", "finding"]
-itself = torch.stack([pattern.diagonal()[1:].mean() for pattern in by_position])
-one_back = torch.stack([pattern.diagonal(-1).mean() for pattern in by_position])
 for head in range(n_heads):
     print(f"head 0.{head}: attention to itself {itself[head]:.2f}, one back {one_back[head]:.2f}")
-rewriters = [head for head in range(n_heads) if itself[head] > 0.5]
 print("Heads that mostly look at their own position:", ", ".join(f"0.{head}" for head in rewriters))
 
 # %% [markdown]
-# So that is what the others do: they look at their own position and *rewrite the word there*. Layer 1 reads what they wrote. Ask the question again, with what a word has become after layer 0, the **effective embedding**: $W_E$ plus what these heads add to it.
+# So that is what they do: they look at their own position and *rewrite the word there*, for layer 1 to read. Ask again, with the **effective embedding**: $W_E$ plus what these heads add to it.
 
 
 # %% tags=["experiment", "finding"]
@@ -564,12 +559,12 @@ plots.plot_circuits(
 )
 
 # %% [markdown]
-# **What would have fooled us:** the bare embedding. "Its OV circuit does not copy" would have been a false negative. A head's weights are to be read in the coordinates that really reach it.
+# **What would have fooled us:** the bare embedding. "Its OV circuit does not copy" would have been a false negative. Read a head's weights in the coordinates that really reach it.
 #
 # ### What else the weights know: skip-trigrams
 #
-# The words of this language have two habits, and we know them, because we made the language: each has three likely *successors*, and three likely words *two places on*, whatever stands between. The second is a **skip-trigram** "A ? ... B". Who could know it? A head that looks from "?" one back at A, and says B.
-# Read it off: for each word, are the top three of the OV circuit the true ones? By chance, about one in a hundred is.
+# We made this language, so we know its two habits: each word has three likely *successors*, and three likely words *two places on*, whatever stands between. The second is a **skip-trigram** "A ? ... B". Who could know it? A head that looks from "?" one back at A, and says B.
+# Compare the top three of each word's row in the OV circuit with the true ones. By chance, about one in a hundred is right.
 
 # %% tags=["experiment", "finding"]
 _, successors, two_on = attn_only_2l.language()
@@ -601,7 +596,7 @@ plots.plot_circuits(
 )
 
 # %% [markdown]
-# One head, two jobs: it feeds the induction heads, *and* it says skip-trigrams by itself. A name for a head ("the previous-token head") is a name for one thing that it does.
+# One head, two jobs: it feeds the induction heads, *and* it says skip-trigrams by itself. "The previous-token head" names one thing that it does.
 #
 # ### Small subspaces
 #
@@ -617,14 +612,14 @@ plots.plot_spectra(spectra, "A head moves at most 32 of the stream's 128 dimensi
 # %% [markdown]
 # ## 5. Who reads whom?
 #
-# Each head writes into a small subspace and reads from another. If a later head reads where an earlier one wrote, they **compose**: through its queries (Q), its keys (K) or its values (V).
+# If a later head reads the subspace where an earlier one wrote, they **compose**: through its queries (Q), keys (K) or values (V).
 #
 # ### Exercise 9 · `composition_score`
 # *15 minutes, ★★☆☆, 2 points*
 #
 # $$\frac{\|\,W_{OV}\,R\,\|_F}{\|W_{OV}\|_F\,\|R\|_F}$$
 #
-# `writer` is the earlier head's $W_{OV} = W_V W_O$. `reader` is the later head's $W_Q W_K^\top$ if `side` is "Q" or "K", and its $W_V W_O$ if it is "V". The bilinear form $x_q\, W_Q W_K^\top\, x_k^\top$ takes the query's stream on its left and the key's on its right: choose $R$ so that what is
+# `writer` is the earlier head's $W_{OV} = W_V W_O$. `reader` is the later head's $W_Q W_K^\top$ if `side` is "Q" or "K", and its $W_V W_O$ if it is "V". The score $x_q\, W_Q W_K^\top\, x_k^\top$ takes the query's stream on the left and the key's on the right: choose $R$ so that what is
 # written meets the side that is asked for.
 #
 # **In:** `writer` and `reader`, both (d_model, d_model); `side`. **Out:** a tensor without axes, between 0 and 1.
@@ -647,7 +642,7 @@ def composition_score(
 check("induction.composition_score", composition_score)
 
 # %% [markdown]
-# Two random subspaces of 32 among 128 dimensions overlap too, so a score means nothing by itself. The control: the same two heads after a random *rotation* of what the first one writes. Sizes and ranks stay; the fit is left to chance.
+# Two random subspaces of 32 among 128 dimensions overlap too. The control: the same two heads after a random *rotation* of what the first one writes. Sizes and ranks stay; the fit is left to chance.
 
 # %% tags=["experiment"]
 W_OV, W_QK = W_V @ W_O, folded.W_Q @ folded.W_K.mT
@@ -677,21 +672,21 @@ for side, above in excess.items():
     )
 
 # %% [markdown]
-# That fits the story. The keys of all induction heads read the previous-token head: a key then says "before me stood A", and the query "I am A" finds it. Their queries and values read the rewriters, the values less clearly.
+# That fits the story. The keys of all induction heads read the previous-token head: a key says "before me stood A", and the query "I am A" finds it. Queries read the rewriters; so do values, less clearly.
 #
-# But it is a story still. A score says that a head *could* hear another. It does not say that anything depends on it.
+# But a score says that a head *could* hear another, not that anything depends on it.
 
 # %% [markdown]
 # ## 6. Proof
 #
-# If the story is true, this follows: change what the previous-token head says, let **only the keys** of the induction heads notice, and copying must die. Let only their queries or their values notice, and nothing may happen.
+# If the story is true, this follows: change what the previous-token head says, let **only the keys** of the induction heads notice, and copying must die. Let only their queries or values notice, and nothing may happen.
 #
 # That is **path patching** (Wang et al. 2023, Goldowsky-Dill et al. 2023): an intervention on one edge of the graph.
 #
 # ### Exercise 10 · `patch_keys`
 # *30 minutes, ★★★☆, 3 points*
 #
-# Return the logits on `tokens` if the **keys** of the head `receiver` (and nothing else) read the stream as it would be if the head `sender` had said what it says in another run. In three steps:
+# Return the logits on `tokens` if the **keys** of the head `receiver` (and nothing else) read the stream as if the head `sender` had said what it says in another run. In three steps:
 # 1. the change of the sender's output, $z W_O$, from this run (`cache`) to the other one (`source_cache`), at every position;
 # 2. the keys that the receiver makes of its own input in this run (`resid_pre` of its layer) plus that change; its LayerNorm is the module `model.blocks[layer].ln1`;
 # 3. a run on `tokens` in which the receiver has these keys (`blocks.{layer}.attn.hook_k`, shape (batch, position, head, d_head)).
@@ -740,7 +735,7 @@ edges = torch.tensor(
     ]
 )  # fmt: skip
 plots.plot_tables(
-    {"rise of the loss": edges},
+    {"rise of the loss (nats)": edges},
     [f"0.{head}" for head in range(n_heads)],
     [f"1.{head}" for head in range(n_heads)],
     f"One edge at a time: the keys hear head {label(previous_head)} alone",
@@ -748,7 +743,7 @@ plots.plot_tables(
 )
 
 # %% [markdown]
-# Every column has one cell that counts, and it is the previous-token head's. The numbers are far below what the head's ablation cost, because three other induction heads are still at work. So patch the keys of *all four*; the library's `path_patch` does what you wrote for several senders and receivers, and for queries and values.
+# Every column has one cell that counts, the previous-token head's. It is far below that head's ablation, because three other induction heads are still at work. So patch the keys of *all four*: the library's `path_patch` does what you wrote for several senders and receivers, and for queries and values.
 # **Predict** the table: four senders, three inputs.
 
 # %% tags=["experiment"]
@@ -780,13 +775,13 @@ print(
 )
 
 # %% [markdown]
-# This is the circuit, and now it is proved, on these prompts: the edge from the previous-token head to the keys carries the copying; the *same change of the same head*, sent to the queries, to the values or straight to the logits, does next to nothing. Those paths are the control: had the patch simply broken the model, they would have
+# Now it is proved, on these prompts: the edge from the previous-token head to the keys carries the copying. The *same change of the same head*, sent to the queries, to the values or straight to the logits, does next to nothing. Had the patch simply broken the model, those paths would have
 # hurt as well.
 
 # %% [markdown]
 # ## 7. It appears all at once
 #
-# When does a model learn this? We kept checkpoints of the training. **Predict:** does the loss on repetitions fall steadily, and which head comes first?
+# We kept checkpoints of the training. **Predict:** does the loss on repetitions fall steadily, and which head comes first?
 
 # %% tags=["experiment"]
 steps = checkpoints("attn-only-2l")
@@ -821,13 +816,13 @@ halfway = {
 print("First checkpoint with half of the final score:", ", ".join(f"{kind} {step}" for kind, step in halfway.items()))
 
 # %% [markdown]
-# For hundreds of steps nothing, then everything at once: large models show the same drop in their loss curve (Olsson et al. 2022). An induction head is of no use without a previous-token head, so it has to wait for one. And why should a previous-token head appear, with nobody to listen to it? Act 4 told: this one has
-# another job, the skip-trigrams. So the order fits the circuit. But checkpoints only *correlate*; what showed that one head needs the other was the patch.
+# For hundreds of steps nothing, then everything at once, as in large models (Olsson et al. 2022). An induction head is of no use without a previous-token head, so it has to wait for one. Why should that one appear, with nobody to listen? Act 4 told: it has
+# another job, the skip-trigrams. The order fits the circuit. But checkpoints only *correlate*; what showed that one head needs the other was the patch.
 
 # %% [markdown]
 # ## 8. Build one
 #
-# You have understood it when you can build it. `Blueprint` lets you write a transformer by hand: you name some directions of the residual stream (a *space*), say what each head reads and writes, and get a GPT-2 whose weights do that. Here is one that does something else: at every position it says which word came **two** places before.
+# You have understood it when you can build it. With `Blueprint` you write a transformer by hand: you name some directions of the residual stream (a *space*) and say what each head reads and writes. Here is one that says which word came **two** places before:
 
 # %% tags=["experiment"]
 words, n_ctx = ["red", "green", "blue", "pink"], 6
@@ -846,12 +841,12 @@ print("red green blue pink, two places before:", " ".join(plan.words[guess] for 
 # ### Exercise 11 · `build_induction_circuit` (optional, hard)
 # *45 minutes, ★★★★★, 5 points (3 for the predictions, 2 for the heads)*
 #
-# Write an induction circuit. Every prompt starts with `<bos>`, then may come other words, then a segment in which no word occurs twice, then the segment again. From the second word of the repetition on, the most likely token must be the right one, for any such prompt that fits into `n_ctx`.
-# For the heads' points, exactly one head has a previous-token score of at least 0.99 and exactly one head, in a later layer, an induction score of at least 0.99; every other head is idle (its scores stay within 0.1 of those of even attention). Which heads they are is up to you.
+# Write an induction circuit in **two layers**. Every prompt starts with `<bos>`, then may come other words, then a segment in which no word occurs twice, then the segment again. From the second word of the repetition on, the most likely token must be the right one, for any such prompt that fits into `n_ctx`.
+# For the heads' points, exactly one head has a previous-token score of at least 0.99 and exactly one, in a later layer, an induction score of at least 0.99; every other head is idle (its scores stay within 0.1 of those of even attention). Which heads they are is up to you.
 #
 # **In:** `words`, a list of strings, and `n_ctx`, an integer. **Out:** a `Blueprint` of these words and this context, not built.
 #
-# Two more things that `Blueprint` can do: `head.qk(query_space, key_space, number)` gives a score of `number` where both hold the same direction (`SHARP` is large enough to take all of the attention); a space that nothing has written to holds zero.
+# Two more things that `Blueprint` can do: `head.qk(query_space, key_space, number)` gives a score of `number` where both hold the same direction (`SHARP` takes all of the attention); a space that nothing has written to holds zero.
 
 
 # %% exercise="induction.build_induction_circuit"
@@ -873,7 +868,7 @@ def build_induction_circuit(words: list[str], n_ctx: int) -> Blueprint:
 check("induction.build_induction_circuit", build_induction_circuit)
 
 # %% [markdown]
-# Nothing was trained. Now turn your own detectors on your own circuit. (Short of time? `build_induction_circuit = borrow("induction.build_induction_circuit")`.) Five vocabularies of random words, segments of any length:
+# Nothing was trained. Turn your own detectors on your own circuit: five vocabularies of random words, segments of any length. (Short of time? `build_induction_circuit = borrow("induction.build_induction_circuit")`.)
 
 # %% tags=["experiment", "finding"]
 right, total = 0, 0
@@ -909,7 +904,7 @@ for kind in ("previous token", "induction"):
 # %% [markdown]
 # ### The ambiguous case
 #
-# "No word occurs twice in the segment." And if one does? In "A B A C ... A ?" both B and C came after A. **Predict:** what does your circuit say, and what does the trained model say?
+# And if a word does occur twice in the segment? In "A B A C ... A ?" both B and C came after A. **Predict:** what does your circuit say, and what does the trained model say?
 
 # %% tags=["experiment", "finding"]
 plan = build_induction_circuit(["a", "b", "c", "d", "e"], 16)
@@ -930,8 +925,8 @@ for which, at in (("first", 2), ("second", 6)):
     print(f"trained model, after the {which} of the two: the right word {correct:.2f}, the other one {other:.2f}")
 
 # %% [markdown]
-# Your circuit knows one word of context, so it takes a vote among all earlier successors. One each, and it hedges; two places later b has been seen twice, and the right c is outvoted. The trained model knows no better: it votes as well, with a
-# liking for the later of two, and never met such a segment in training. Induction, as it stands here, is a rule about *one* word.
+# Your circuit knows one word of context, so all earlier successors vote. One each, and it hedges; two places later b has been seen twice, and the right c is outvoted. The trained model prefers the
+# later of two. Induction, as it stands here, is a rule about *one* word.
 #
 # ### In your own words · 2
 # *2 points, graded by a person*
@@ -939,8 +934,8 @@ for which, at in (("first", 2), ("second", 6)):
 # Could a transformer with **one** layer (any number of heads, no MLP) do induction on random words? Say why or why not, in terms of what a key can contain.
 
 # %% [markdown] question="induction.words-one-layer" points=2
-# No. To find the token *after* an earlier A, the key at that position must say "before me stood A". In one layer the key at a position is made of the embedding of that position's own token and position; nothing has been moved there yet, so it cannot depend on the token before. The query can only ask for
-# tokens or positions: it can find the earlier A itself (a duplicate-token head), and saying what follows would need to read from the next position. (Skip-trigrams "A ... B" from the weights do not help: they are fixed, and the words are random.) It takes a first layer that moves information, and a second one that looks it up.
+# No. To find the token *after* an earlier A, the key there must say "before me stood A". In one layer a key is made of that position's own token and position; nothing has been moved there yet. The query can find
+# the earlier A itself (a duplicate-token head), but what follows it stands at the next position. (Skip-trigrams do not help: they are fixed, and the words are random.) It takes a first layer that moves information, and a second that looks it up.
 #
 # *Rubric: 1 point for "a key (in layer 0) depends on its own token and position only", 1 point for why the earlier occurrence itself is not enough, or why fixed skip-trigrams do not help with random words.*
 
@@ -963,7 +958,7 @@ print(
 )
 
 # %% [markdown]
-# **A score is an average over one kind of text.** On the model's own language, where words recur now and then and the one after them is usually another, the same heads look elsewhere:
+# **A score is an average over one kind of text.** In the model's own language words recur too, mostly with another word after them. There the same heads look elsewhere:
 
 # %% tags=["experiment", "finding"]
 import random
@@ -977,22 +972,21 @@ print(
 )
 
 # %% [markdown]
-# - **Weights are read in somebody's coordinates.** The OV circuit from the bare embedding called four copying heads non-copiers.
-# - **A patch is as good as its source.** Our other run repeats too, with other words. With a source that does not repeat, "what the head says" would differ in more than the words.
-# - **These are heads of a tiny model.** Real ones do all of this at once, for several kinds of repetition, with MLPs in between.
+# - **A patch is as good as its source.** Our other run repeats too. A source that does not would change more than the words.
+# - **These are heads of a tiny model.** Real ones do this for several kinds of repetition, with MLPs in between.
 #
 # ## Going on
 #
-# 1. **Why does the trained model like the later of two successors?** Is it where the induction heads look, or what they say once they look at both? *A good answer measures both, and shows by an intervention which one decides.*
-# 2. **Extend your circuit** so that it resolves the ambiguity from two words of context, with a second previous-token head. *A good answer passes exercise 11's check, is right on "a b a c", and says where it still fails.*
-# 3. **Where does induction sit in a model with MLPs?** Repeat acts 2 and 6 on `load("pocket")`, which has four layers. *A good answer names the heads, compares `mlps="frozen"` with `mlps="recomputed"`, and says what the difference means.*
+# 1. **Why does the trained model like the later of two successors?** Is it where the induction heads look, or what they say? *A good answer measures both, and shows by an intervention which one decides.*
+# 2. **Extend your circuit** so that two words of context resolve the ambiguity. *A good answer is right on "a b a c" and on all that exercise 11 asks, and says where it still fails.*
+# 3. **Where does induction sit in a model with MLPs?** Repeat acts 2 and 6 on `load("pocket")`. *A good answer names the heads, compares `mlps="frozen"` with `mlps="recomputed"`, and says what the difference means.*
 #
-# With a network, the same notebook on `load("gpt2")`: heads 5.1, 5.5, 6.9 and 7.10 are known induction heads, 4.11 is a previous-token head. (Its vocabulary is so large that `copying_score` should run on a few thousand words.)
+# With a network, the same notebook on `load("gpt2")`: heads 5.1, 5.5, 6.9 and 7.10 are known induction heads, 4.11 is a previous-token head. (Give `copying_score` a few thousand words of its vocabulary.)
 #
 # **Papers**
-# - Elhage et al. 2021, [A Mathematical Framework for Transformer Circuits](https://transformer-circuits.pub/2021/framework/index.html): the sections on two-layer models, for QK and OV circuits and composition.
-# - Olsson et al. 2022, [In-context Learning and Induction Heads](https://arxiv.org/abs/2209.11895): the phase change in large models, and six arguments, graded by how causal they are.
-# - Wang et al. 2023, [Interpretability in the Wild](https://arxiv.org/abs/2211.00593), appendix B, and Goldowsky-Dill et al. 2023, [Localizing Model Behavior with Path Patching](https://arxiv.org/abs/2304.05969): path patching, defined.
+# - [Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html), on two-layer models: QK and OV circuits, composition.
+# - [Olsson et al. 2022](https://arxiv.org/abs/2209.11895): the phase change in large models, and six arguments, graded by how causal they are.
+# - [Wang et al. 2023](https://arxiv.org/abs/2211.00593), appendix B, and [Goldowsky-Dill et al. 2023](https://arxiv.org/abs/2304.05969): path patching, defined.
 
 # %% tags=["experiment"]
 progress()

@@ -15,17 +15,14 @@
 #
 # ![A prompt through the lens, and what is on top at every depth](picture.png)
 #
-# A transformer makes up its mind in one place: it takes the residual stream after the last layer, normalises it, and multiplies it by the
-# unembedding. Nothing stops you from doing the same one layer earlier. Or four. What comes out is a guess for every layer, and they look uncannily like a mind
+# A transformer takes the residual stream after the last layer, normalises it, and multiplies it by the
+# unembedding. Nothing stops you from doing the same one layer earlier. Or four. What comes out is a guess for every layer, uncannily like a mind
 # at work: *junk, "a", "Poland", "Warsaw"*. nostalgebraist ([2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)) called it the **logit lens**.
 #
-# In this chapter you build the lens, take its output apart neuron by neuron, train a better one, and find out **what a lens cannot show**. The second half of that sentence is
-# the more important one.
+# **When you are done** you can decode any layer with the right normalisation, say from where on a model knows its answer, name what a neuron promotes, fit a tuned lens, let the model itself read
+# a hidden state, and, most importantly, say **what a lens cannot show**.
 #
-# **When you are done** you can decode any layer of a model with the right normalisation, say from where on it knows its answer, name what a neuron promotes, fit a tuned lens, put a hidden
-# state into another prompt and let the model read it, and say why an empty lens proves nothing.
-#
-# **You need** PyTorch, hooks (chapter 00), and the residual stream as a sum.
+# **You need** PyTorch, hooks and the residual stream as a sum (chapter 00).
 #
 # **Time:** three hours for you, about a minute for your computer. No GPU, no network.
 
@@ -77,20 +74,20 @@ def at(values, where):
 
 # %% [markdown]
 # **How to work.** Replace every `raise NotImplementedError` by your own lines, run the cell, and run the check under it. `hint("logit_lens.answer_rank")` helps a little and, called again, a little
-# more. `borrow(...)` hands over the solution so that you can go on (it earns no points), and `progress()` shows how far you are.
+# more; `borrow(...)` hands over the solution (no points); `progress()` shows how far you are.
 #
-# A word that we need all the time: a **depth** counts the layers that have written. At depth 0 the stream holds only the embeddings; at depth 4 all four layers of `pocket` have
-# written, and the model reads out. So there are five depths, and layer $l$ stands between depth $l$ and depth $l+1$.
+# A **depth** counts the layers that have written: at depth 0 the stream holds only the embeddings, at depth 4 all four layers of `pocket` have
+# written. Layer $l$ stands between depth $l$ and depth $l+1$.
 
 # %% [markdown]
 # ## 1. Decode early
 #
-# `pocket` knows the capitals of 25 countries. We ask it in wordings that its training never showed.
+# We ask `pocket` for capitals, in wordings that its training never showed.
 #
 # ### Exercise 1 · `answer_rank`
 # *5 minutes, ★☆☆☆, 1 point*
 #
-# A probability of 0.02 may be the top of the list or the bottom of it. So first, a number that says where an answer stands: how many tokens have a **strictly higher** logit? 0 is the top token.
+# Where does an answer stand: how many tokens have a **strictly higher** logit? 0 is the top token.
 #
 # **In:** `logits`, shape (..., vocabulary), with any leading axes; `answers`, token ids (int64) whose shape broadcasts against the leading axes (one answer a prompt serves all depths).
 # **Out:** integers (int64), one for each prediction: the leading axes of `logits`.
@@ -147,7 +144,7 @@ def logit_lens(model, tokens: Int[Tensor, "batch position"]) -> Float[Tensor, "d
 check("logit_lens.logit_lens", logit_lens)
 
 # %% [markdown]
-# **Predict.** Large models are said to go from junk over the *country* to the *capital*. Will `pocket` say the country on the way? At which depth will the capital be on top?
+# **Predict.** Large models are said to go from junk over the *country* to the *capital*. Will `pocket`? At which depth will the capital be on top?
 
 
 # %% tags=["experiment"]
@@ -187,14 +184,12 @@ print(
 )
 
 # %% [markdown]
-# The story of large models, *Poland, then Warsaw*, is **not** what happens here: at the end of the prompt the country is not once on top. `pocket` looks the capital up as soon as the country arrives. A
-# famous picture of one model is no law for another.
+# *Poland, then Warsaw* is **not** what happens here: at the end of the prompt the country is not once on top. A famous picture of one model is no law for another.
 #
-# Look at the grid again, at the word *Poland* itself. There the lens shows what the model expects to *follow*. The lens answers one question only: **what would be
-# predicted here if the rest of the layers were skipped?** Keep that in mind for act 5.
+# At the word *Poland* itself the lens shows what the model expects to *follow*. It answers one question only: **what would be
+# predicted here if the rest of the layers were skipped?**
 #
-# **What would have fooled us.** Before the right capital comes, the lens often shows a *wrong* one. "The lens shows a capital" is a weaker finding than "the lens shows the right capital". A control: score each prompt
-# with another prompt's capital.
+# **What would have fooled us.** Before the right capital, the lens often shows a *wrong* one. A control: score each prompt with another prompt's capital.
 
 # %% tags=["experiment"]
 lens = at(logit_lens(model, tokens), end)
@@ -210,14 +205,14 @@ median = {
 plots.plot_depths(
     median,
     "median place (1: top token)",
-    "Capitals in general rise first, the right one rises to the top, the country does not",
+    "The right capital climbs to the top; other capitals only part of the way, the country not at all",
     log=True,
 )
 
 # %% [markdown]
 # ## 2. The right normalisation
 #
-# Two short cuts are common. One leaves the final LayerNorm out. The other divides every depth by the scale of the *last* one, because that is what a cache has at hand. How wrong are
+# Two short cuts are common: to leave the final LayerNorm out, and to divide every depth by the scale of the *last* one. How wrong are
 # they? We need a distance between what a depth says and what the model says in the end.
 #
 # ### Exercise 3 · `kl_to_final`
@@ -285,13 +280,15 @@ print(
     "... because its prediction is flatter:",
     bool(flat["the last depth's scale"][0] > flat["right: its own LayerNorm"][0]),
 )
+length = centred[:, real].norm(dim=-1).mean(dim=1)
+print("The stream at depth 0 is less than half as long as at the last depth:", bool(length[0] < length[-1] / 2))
 
 # %% [markdown]
-# A lens without the final norm is a lens of something else; you notice at once if you compare its last depth with the model. The stale scale is more treacherous: its last depth is right by construction, and at depth 0 its KL is even *lower*. Is it the better lens? No: early streams are
-# short, so dividing them by the last depth's large scale shrinks all logits, and a flat wrong guess costs less than a sharp one. It shows another confidence, and sometimes another top token, than the model's own last step gives for that vector. **A lower KL alone does not make a lens right.** A
+# Without the final norm not even the last depth agrees with the model. The stale scale is more treacherous: its last depth is right by construction, and at depth 0 its KL is even *lower*. Is it the better lens? No: early streams are
+# short, so the last depth's large scale shrinks all their logits, and a flat wrong guess costs less than a sharp one. **A lower KL alone does not make a lens right.** A
 # LayerNorm's statistics belong to the vector that goes in.
 #
-# Even the right lens is a *choice*: an early stream is measured with a yardstick that was made for the last one. Act 7 makes a yardstick for every depth.
+# Even the right lens measures an early stream with a yardstick made for the last one. Act 7 makes one for every depth.
 
 # %% [markdown]
 # ## 3. From when on does it know?
@@ -299,7 +296,7 @@ print(
 # ### Exercise 4 · `emergence_layer`
 # *15 minutes, ★★☆☆, 2 points*
 #
-# From which depth on does the answer's rank **stay** at `at_most` or better, to the end? If the rank is good, gets worse, and is good again, only the second time counts. If it is not good enough even at the last depth, return the number of depths (one
+# From which depth on does the answer's rank **stay** at `at_most` or better, to the end? If it is not good enough even at the last depth, return the number of depths (one
 # past the last).
 #
 # **In:** `ranks`, integers of shape (depth, ...), and `at_most`. **Out:** int64, shape (...).
@@ -320,7 +317,7 @@ def emergence_layer(ranks: Int[Tensor, "depth *lead"], at_most: int) -> Int[Tens
 check("logit_lens.emergence_layer", emergence_layer)
 
 # %% [markdown]
-# **Predict**: a fact, a repeated name (*"... John gave a book to"*), the verb after a noun in between (*"The keys near the cabinet"*), or a random word that repeats. Which one does the model know earliest, which one last?
+# **Predict**: a fact, a repeated name (*"... John gave a book to"*), the verb after a noun in between (*"The keys near the cabinet"*), a random word that repeats: which does the model know earliest, which last?
 
 # %% tags=["experiment"]
 questions = {
@@ -364,16 +361,16 @@ plots.plot_depths(
 )
 
 # %% [markdown]
-# (Shuffled answers to *is / are* are right half of the time, so they emerge as well.) Mind the left end of the figure. `pocket` ties its embedding to its unembedding, so at depth 0 the lens mostly says the word that it was just given. A sharp lens is not a knowing lens: **confidence must be read beside correctness**.
+# (Shuffled answers to *is / are* are right half of the time, so they emerge as well.) Mind the left end: `pocket` ties its embedding to its unembedding, so at depth 0 the lens mostly says the word that it was just given. **Confidence must be read beside correctness.**
 #
 # ### In your own words · 1
 # *2 points, graded by a person*
 #
-# A colleague looks at the grid of act 1: at depth 3 the right capital is on top, and at depth 4 it still is. "So the last layer does nothing for capitals", she writes, "and we can remove it." What would you answer, and what would you measure?
+# A colleague looks at the grid of act 1: at depth 3 the right capital is on top, and at depth 4 it still is. "So the last layer does nothing for capitals, and we can remove it." What would you answer, and what would you measure?
 
 # %% [markdown] question="logit_lens.words-last-layer" points=2
-# That the top token stays the same says little about what the layer does. The probability may still change a lot (in the grid it does), other prompts may get their capital only there (the shares rise at the last depth), and the layer may correct
-# other tokens. And the lens is not the model: it shows what a stream *would* give with the last norm and unembedding, not that later layers leave it alone. To claim that the layer is not needed one has to intervene: ablate it (or skip it), and measure accuracy and log-probability of the capital over many prompts,
+# That the top token stays the same says little. The probability may still change a lot (in the grid it does), and other prompts may get their capital only there (the shares rise at the last depth).
+# To claim that the layer is not needed one has to intervene: ablate it, and measure accuracy and log-probability of the capital over many prompts,
 # beside ablating another layer as a control.
 #
 # *Rubric: 1 point for "same top token does not mean nothing changed" (probability, other prompts), 1 point for an intervention, with a measure over many prompts, in place of reading the lens.*
@@ -381,7 +378,7 @@ plots.plot_depths(
 # %% [markdown]
 # ## 4. Who writes it?
 #
-# Something must write *Warsaw* into the stream. An MLP's output is a sum: each neuron contributes its activation times its **value vector**, its row of $W_{out}$ ([Geva et al. 2022](https://arxiv.org/abs/2203.14680) call this a *sub-update*).
+# An MLP's output is a sum: each neuron contributes its activation times its **value vector**, its row of $W_{out}$ ([Geva et al. 2022](https://arxiv.org/abs/2203.14680) call this a *sub-update*).
 #
 # ### Exercise 5 · `sub_updates`
 # *15 minutes, ★★☆☆, 2 points*
@@ -411,7 +408,7 @@ check("logit_lens.sub_updates", sub_updates)
 # ### Exercise 6 · `value_vector_tokens`
 # *15 minutes, ★★★☆, 2 points*
 #
-# A value vector is a direction in the stream, and the lens can read it: which tokens does the neuron promote? Between the stream and $W_U$ stands the final LayerNorm. What is *added* to a stream goes through it in two steps that we know without the rest of the stream:
+# The lens can read a value vector: which tokens does the neuron promote? What is *added* to a stream goes through the final LayerNorm in two steps that we know without the rest of the stream:
 # its mean is taken away, and it is multiplied by `model.ln_final.weight`. (The scale is the same for all tokens, and biases do not depend on the neuron: leave both out.)
 #
 # **In:** `model`, `layer`, `k`. **Out:** the ids of the `k` tokens with the largest values for each neuron, best first: int64, shape (neuron, k).
@@ -433,7 +430,7 @@ def value_vector_tokens(model, layer: int, k: int) -> Int[Tensor, "neuron k"]:
 check("logit_lens.value_vector_tokens", value_vector_tokens)
 
 # %% [markdown]
-# Which neurons push the capital up? For each neuron we take its sub-update's direct contribution to the capital's logit, against the mean of all tokens.
+# Which neurons push the capital up? Take each sub-update's direct contribution to the capital's logit, against the mean of all tokens.
 
 
 # %% tags=["experiment"]
@@ -457,8 +454,7 @@ for layer in range(model.cfg.n_layers):
     )
 
 # %% [markdown]
-# Some of these lists are tempting. Are there really "capital neurons" and "name neurons", or do ten tokens out of several hundred always look like *something*? Count: how many neurons have at least six of their ten tokens in one of the vocabulary's classes (names, capitals, years...)? Two controls: the random twin, and the trained
-# model with the classes **shuffled** (as many tokens in each, drawn at random).
+# Are there "capital neurons", or do ten tokens always look like *something*? Count the neurons with at least six of their top ten tokens in one class (names, capitals, years...). Two controls: the random twin, and the classes **shuffled** (as many tokens in each, drawn at random).
 
 # %% tags=["experiment"]
 classes = {
@@ -506,12 +502,12 @@ print(
 print("But fewer than half of them, in every layer:", bool((coherent["trained model"] < 0.5).all()))
 
 # %% [markdown]
-# So the vocabulary does read *some* neurons, and both controls stay near zero. Most neurons it does not read: their value vectors may write for later layers, or mean something only together. And the neuron that pushes hardest need not be one with a pretty list.
+# So the vocabulary does read *some* neurons. Most it does not: they may write for later layers, or mean something only together. And the neuron that pushes hardest need not have a pretty list.
 
 # %% [markdown]
 # ## 5. What the lens does not see
 #
-# Here is a model written by hand whose circuit we know: prompt `x . =`, a head carries the bit `x` to the dot, another carries it from there to `=`, where the answer appears. At the dot, after layer 0, the bit **is** in the stream. What does the lens say there?
+# Here is a model written by hand: prompt `x . =`; one head carries the bit `x` to the dot, another carries it on to `=`, where the answer appears. At the dot, after layer 0, the bit **is** in the stream. What does the lens say there?
 
 # %% tags=["experiment", "finding"]
 chain = handmade("chain", device="cpu")
@@ -521,7 +517,7 @@ in_stream = (residual_streams(chain, one_bit) - residual_streams(chain, zero_bit
 print(f"at the dot, depth 1: the streams for 1 and 0 differ by {in_stream:.2f}, the lens by {difference:.2f}")
 
 # %% [markdown]
-# Nothing at all: the bit lies in a direction that the unembedding does not read. The next head reads it well enough. To find out what a vector means **to the model**, let the model read it. Put it into another prompt, and see what comes out: a **patchscope** ([Ghandeharioun et al. 2024](https://arxiv.org/abs/2401.06102)).
+# Nothing: the bit lies in a direction that the unembedding does not read. The next head does. To find out what a vector means **to the model**, put it into another prompt, and see what comes out: a **patchscope** ([Ghandeharioun et al. 2024](https://arxiv.org/abs/2401.06102)).
 #
 # ### Exercise 7 · `patchscope` (optional, hard)
 # *25 minutes, ★★★★, 3 points*
@@ -576,13 +572,13 @@ for name, source in (("0", zero_bit), ("1", one_bit)):
 # %% [markdown]
 # ### In a trained model
 #
-# A hand-written model is a hand-written model. So take *"The keys near the cabinet"*: the verb must agree with *keys*, words back. The information has to be at the noun, or it could not get to the end. **Predict**: at the noun, will the lens lean to *are* after a plural, and to *is* after a singular?
+# Take *"The keys near the cabinet"*: the verb must agree with *keys*, words back. **Predict**: at the noun, will the lens lean to *are* after a plural, and to *is* after a singular?
 #
-# How to ask fairly? Not "does the lens prefer the right verb": it may prefer *is* whatever stands there. Compare each prompt with its **twin**, in which the noun has the other number and all else is the same. At the output, the logit of the right verb against the other one shifts by many nats between the two. At every depth:
+# To ask fairly, compare each prompt with its **twin**, in which only the noun has the other number. At the output, the logit of the right verb against the other one shifts between the two. At every depth:
 #
 # - How much of that shift does the **lens** show at the noun? (0: none, 1: all of it.)
 # - How much of it moves if only the noun's vector is taken from the twin, a **patch**? (The later layers run on.)
-# - Can a **probe**, a linear regression, tell singular from plural from that vector, for *nouns that it has not seen*? Its control is the same probe trained on **shuffled labels**.
+# - Can a **probe**, a linear regression, tell singular from plural from that vector, for *nouns that it has not seen*? Its control: **shuffled labels**.
 
 
 # %% tags=["experiment"]
@@ -669,9 +665,9 @@ print(
 print("There the probe is right on over 90% of the new nouns:", all(probe[d] > 0.9 for d in blind_spots))
 
 # %% [markdown]
-# **A negative lens result is uninformative.** The lens asks what would be *predicted here*. At the noun nobody predicts a verb; the number is stored for somebody who will look back. The lens is silent (where it leans at all, it leans a little the *wrong* way), the probe finds it, and the patch shows that the model uses it.
+# **A negative lens result is uninformative.** The lens asks what would be *predicted here*, and at the noun nobody predicts a verb. The lens is silent (or leans a little the *wrong* way), the probe finds the number, and the patch shows that the model uses it.
 #
-# The reverse happens too. Go through the places of several tasks (where a name stands, where a noun stands, the end of the prompt), depth by depth. Places where prompt and twin have the same stream are left out: there is nothing to show or to move.
+# The reverse happens too. Go through the labelled places of several tasks, depth by depth. Places where prompt and twin have the same stream are left out: there is nothing to show or to move.
 
 # %% tags=["experiment"]
 site_prompts = {
@@ -719,10 +715,10 @@ print(
 )
 
 # %% [markdown]
-# All four corners are inhabited, or nearly. At a profession, the lens even leans to the *wrong* pronoun while the vector settles the right one.
+# At a profession, the lens even leans to the *wrong* pronoun while the vector settles the right one.
 
 # %% [markdown]
-# Now let the patchscope *decode*: take the vector at the noun in one sentence, and put it into the noun's place in **another** sentence with another wording. If the model then conjugates like the source, the vector carries the number in a form that the model can read.
+# Now let the patchscope *decode*: put the vector at the noun of one sentence into the noun's place in **another**. If the model then conjugates like the source, it can read the number there.
 
 # %% tags=["experiment"]
 targets = tasks.agreement(tokenizer, 200, seed=2)
@@ -740,7 +736,7 @@ plots.plot_depth_matrix(
     decoded,
     "put in at depth",
     "read at depth",
-    "Put into another sentence, the noun's vector decides the verb",
+    "Put into another sentence, the noun's vector decides the verb; read at the last depth it does not",
     "the verb has the source's number",
 )
 
@@ -757,7 +753,7 @@ print("... although the probe still finds the number there in over 90%:", bool(p
 print(f"(without a patch the two sentences agree in {own_number:.0%})")
 
 # %% [markdown]
-# A patchscope can be silent, too: at the last depth the probe still finds the number, but the layers do not read it from there. Every method here has its own way of saying nothing.
+# A patchscope can be silent, too: at the last depth the probe still finds the number, but the layers do not read it from there.
 #
 # ### In your own words · 2
 # *2 points, graded by a person*
@@ -766,15 +762,15 @@ print(f"(without a patch the two sentences agree in {own_number:.0%})")
 # that could have shown it wrong, and for each what result would have.
 
 # %% [markdown] question="logit_lens.words-negative" points=2
-# "Not visible to the lens, hence not represented" fails: the lens only sees what already lies in the directions that the unembedding reads, at the position where it would be predicted. Two measurements: (1) patch the noun's vector at a middle depth from the twin prompt, or put it into another sentence; if the verb follows, the number is there and is
-# used. (2) Train a probe for the number on these vectors and test it on unseen wordings, with shuffled labels as a control; if it is right far above the control, the information is there (a probe alone does not show that it is used).
+# "Not visible to the lens, hence not represented" fails: the lens only sees what already lies in the directions that the unembedding reads. Two measurements: (1) patch the noun's vector at a middle depth from the twin, or put it into another sentence; if the verb follows, the number is there and is
+# used. (2) Train a probe for the number and test it on unseen nouns, with shuffled labels as a control; if it is right far above the control, the information is there (a probe alone does not show that it is used).
 #
 # *Rubric: 1 point for naming the fallacy and why (what the lens can see), 1 point for two measurements with the results that would have refuted the claim; half of it if the control or the difference between "there" and "used" is missing.*
 
 # %% [markdown]
 # ## 6. Does acting on what the lens shows change the output?
 #
-# A positive lens result is only an observation as well. It says *Warsaw* at depth 2. If we take *Warsaw* out of the stream there, does the model still say it?
+# A positive lens result is only an observation as well. If we take *Warsaw* out of the stream where the lens says it, does the model still say it?
 #
 # ### Exercise 8 · `erase_direction`
 # *20 minutes, ★★★☆, 3 points*
@@ -829,7 +825,7 @@ for name, directions in erased.items():
 plots.plot_depths(
     after,
     "the model answers with the capital",
-    "The later it is erased, the more the answer hangs on what the lens reads; the controls leave it",
+    "Erase the capital that the lens reads and the answer goes, the later the surer; the controls change nothing",
 )
 
 # %% tags=["experiment", "finding"]
@@ -857,13 +853,13 @@ print(
 print(f"and on {survives[~seen_at_1].float().mean():.0%} of the {(~seen_at_1).sum()} where it had not.")
 
 # %% [markdown]
-# Here the lens and the model agree: what the lens reads at the end of the prompt is what the answer is made of, and the later, the more. At depth 1, where the lens had the capital on top, erasing it mostly sticks. Where it had not, later layers mostly write the capital all the same; but on a good part of these prompts
-# the answer is gone too, although it was never on top of the lens: a direction matters before it wins. In act 5, on the other hand, there were places where the lens spoke and the model did not listen. So the rule is not "the lens is right" or "the lens is wrong"; it is: **act, then believe**.
+# Here the lens and the model agree, the later the more. At depth 1, where the lens had the capital on top, erasing it mostly sticks. Where it had not, later layers often write the capital all the same; but on a good part of these prompts
+# the answer is gone too: a direction matters before it wins. In act 5 there were places where the lens spoke and the model did not listen. So the rule is: **act, then believe**.
 
 # %% [markdown]
 # ## 7. A lens for every depth
 #
-# The logit lens reads early streams with the last depth's yardstick. Streams drift: their scale, their mean and the meaning of their directions change from layer to layer. The **tuned lens** ([Belrose et al. 2023](https://arxiv.org/abs/2303.08112)) gives every depth an affine translator into the
+# The **tuned lens** ([Belrose et al. 2023](https://arxiv.org/abs/2303.08112)) gives every depth an affine translator into the
 # last depth's language, trained so that the translated stream predicts what the *model* will say.
 #
 # ### Exercise 9 · `TunedLens`
@@ -903,7 +899,7 @@ check("logit_lens.TunedLens", TunedLens)
 # ### Exercise 10 · `tuned_lens_loss`
 # *15 minutes, ★★★☆, 2 points*
 #
-# The loss of each layer: $\mathrm{KL}(\text{model} \,\|\, \text{lens})$ in nats, as in exercise 3, averaged over the positions to `keep`. One mean over all of them, whatever prompt they belong to. Only the lens learns: no gradient may reach `final_logits`.
+# The loss of each layer: $\mathrm{KL}(\text{model} \,\|\, \text{lens})$ in nats, as in exercise 3, averaged over all positions to `keep`, whatever prompt they belong to. Only the lens learns: no gradient may reach `final_logits`.
 #
 # **In:** `lens_logits` (layer, batch, position, vocabulary); `final_logits` (batch, position, vocabulary); `keep`, booleans (batch, position). **Out:** shape (layer,).
 #
@@ -927,7 +923,7 @@ def tuned_lens_loss(
 check("logit_lens.tuned_lens_loss", tuned_lens_loss)
 
 # %% [markdown]
-# Fit your lens on pages of the corpus that `pocket` was trained on (pages of another seed), and test it on prompts whose wordings no page ever shows. **Predict**: at which depth will tuning help most?
+# Fit your lens on pages of `pocket`'s corpus (of another seed), and test it on prompts whose wordings no page ever shows. **Predict**: at which depth will tuning help most?
 
 # %% tags=["experiment"]
 pages = torch.tensor(corpus.rows(seed=1000, step=0, batch=128))
@@ -977,7 +973,7 @@ print(
 )
 
 # %% [markdown]
-# A better lens. What does it change for our two questions? It was trained to say what the model will say *here*. So ask it about the capital at the end, and about the verb at the noun. And fit one to the **random twin**, which knows nothing: how low does its KL get?
+# Ask the better lens our two questions: the capital at the end, and the verb at the noun. And fit one to the **random twin**, which knows nothing: how low does its KL get?
 
 
 # %% tags=["experiment"]
@@ -1019,19 +1015,19 @@ print(
 )
 
 # %% [markdown]
-# Two lessons. First, tuning repairs the *language*, not the *question*: the number of a noun still does not show where nobody predicts a verb. Second, **a low KL is no sign of understanding**: the random twin's predictions hardly depend on anything, so a lens follows them easily. A tuned lens is also a trained probe: what it
-# finds at an early depth a linear map *could* make of the stream, which is not yet what the model makes of it.
+# First, tuning repairs the *language*, not the *question*: the number of a noun still does not show where nobody predicts a verb. Second, **a low KL is no sign of understanding**: a lens follows the random twin more easily. And a tuned lens is a trained probe: what it
+# finds at an early depth, an affine map *could* make of the stream; the model need not.
 
 # %% [markdown]
 # ## 8. Where is the lens blind?
 #
-# In act 5 the lens missed a bit in a hand-written model because nothing of it lay in the directions that the unembedding reads. How blind is the lens to `pocket`'s stream?
+# In act 5 the lens missed a bit that lay in no direction that the unembedding reads. How blind is it to `pocket`'s stream?
 #
 # ### Exercise 11 · `blind_direction` (optional, hard)
 # *25 minutes, ★★★★, 3 points*
 #
 # Take a small step $v$ in the stream, at a fixed LayerNorm scale. On its way to the prediction it is **centred** (its mean is taken away), multiplied by `weight`, and by $W_U$; and a change that is the same for all tokens does not count, since the softmax ignores it. How much the lens sees of $v$ is the length of what is left.
-# Find the unit vector **of zero mean** that the lens sees least. (The mean direction itself, $(1, \dots, 1)$, is invisible too, but that is no news.) Its sign does not matter. There may be more than one direction that is quite invisible, or none.
+# Find the unit vector **of zero mean** that the lens sees least. Its sign does not matter. There may be more than one direction that is quite invisible, or none.
 #
 # **In:** `weight` (d_model,), `W_U` (d_model, vocabulary). **Out:** shape (d_model,).
 #
@@ -1056,7 +1052,7 @@ def blind_direction(
 check("logit_lens.blind_direction", blind_direction)
 
 # %% [markdown]
-# Push the stream at the end of each prompt along this direction, by half of its own length, and along random directions for comparison. What changes in the lens at that depth? And what in the model's output, after the layers that follow?
+# Push the stream at the end of each prompt along this direction, by half of its own length, and along random directions for comparison. What changes in the lens at that depth, and what in the model's output?
 
 
 # %% tags=["experiment"]
@@ -1088,7 +1084,10 @@ ratio = (
 )
 print(f"a step along the least visible direction moves the logits {ratio:.0%} as far as a random one")
 plots.plot_depths(
-    effect, "KL that the push makes (nats)", "A push that the lens hardly sees still reaches the output", log=True
+    effect,
+    "KL that the push makes (nats)",
+    "Along its blind direction the lens changes a tenth as much as along a random one, the output about as much",
+    log=True,
 )
 
 # %% tags=["experiment", "finding"]
@@ -1104,28 +1103,24 @@ print(
 )
 
 # %% [markdown]
-# So the blind spot is no corner where nothing matters: the layers that follow read there as well. (At depth 0 the lens is so sure of its input that no push of this size shows.)
+# So the layers that follow read where the lens is blind. (At depth 0 the lens is so sure of its input that no push of this size shows.)
 
 # %% [markdown]
 # ## Caveats
 #
-# - **A lens reads one position, and one question.** What would be predicted *here*. What is stored for later, or for another position, need not show (act 5).
+# - **A lens reads one position, and one question**: what would be predicted *here*. What is stored for later need not show (act 5).
 # - **An empty lens is not evidence.** Neither is an empty tuned lens, or a patchscope that says nothing.
-# - **A full lens is not a cause.** Some sites speak and nobody listens. Act on it (act 6).
+# - **A full lens is not a cause.** Act on it (act 6).
 # - **The normalisation is a choice**, and the tuned lens is a trained one (acts 2 and 7).
-# - **The examples are ours.** A grid of one prompt persuades; shares over many prompts, beside a twin and a shuffled answer, inform.
-# - **One model is an anecdote.** Put `pocket-seed-1`, the same recipe from another seed, into the set-up cell. When we did, what the `finding` cells print repeated, with three exceptions: there no place leaned so far the wrong way, a vector from the last depth did speak in another sentence (both act 5), and the factor of three of act 8 was not reached. (The printed shares and KLs differ, of course.)
-# - **The prompts come from the model's own small world.** In other models the story may be another one: there the country may well show on the way.
+# - **One model is an anecdote.** Put `pocket-seed-1`, the same recipe from another seed, into the set-up cell. When we did, what the `finding` cells print repeated, with three exceptions: there no place leaned so far the wrong way, a vector from the last depth did speak in another sentence (both act 5), and the factor of three of act 8 was not reached.
 #
 # ## Going on
 #
-# Three investigations without a checker:
+# 1. **Between attention and MLP.** Read the stream in the middle of each layer as well. Which of the two raises the capital, and which *lowers* it? *A good answer counts over prompts, and removes the part that it blames.*
+# 2. **The order of landmarks.** `tasks.facts(..., relation="landmark_city")` has invented landmarks whose two words come in both orders, with different cities. Where does the lens tell the orders apart, and where does a patch? *A good answer shows a site where both do, one where only the patch does, and says why.*
+# 3. **A lens that cheats.** Replace the translator of depth 1 by a small MLP. If its KL falls below the affine one's, did the lens get better, or does it compute what the model has not computed yet? *A good answer proposes a control that tells the two apart, and runs it.*
 #
-# 1. **Between attention and MLP.** Read the stream in the middle of each layer as well (before the MLP writes). Which of the two raises the capital, and which *lowers* it on the way? *A good answer counts over prompts, and removes the part that it blames.*
-# 2. **The order of landmarks.** `tasks.facts(..., relation="landmark_city")` has invented landmarks whose two words come in both orders, with different cities. Where does the lens tell the two orders apart, and where does a patch? *A good answer shows a site where both do, one where only the patch does, and says why.*
-# 3. **A lens that cheats.** Replace the translator of depth 1 by a small MLP. Its KL falls below the affine one's. Did the lens get better, or did it start to compute what the model has not computed yet? *A good answer proposes a control that tells the two apart, and runs it.*
-#
-# **The same on `gpt2`**: with a network, `load("gpt2")` in the set-up cell, and `invented=False` in `tasks.facts`. (The corpus is `pocket`'s; for the tuned lens take a text of your own.) Look for the country on the way to the capital: this is where the story comes from.
+# **The same on `gpt2`**: with a network, `load("gpt2")` in the set-up cell, and `invented=False` in `tasks.facts`. (For the tuned lens take a text of your own.) Look for the country on the way to the capital.
 #
 # **Papers**
 # - nostalgebraist 2020, [interpreting GPT: the logit lens](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens): the first grids; look at what depth 0 says there.

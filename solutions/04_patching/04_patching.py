@@ -15,12 +15,12 @@
 #
 # ![Where the landmark's city is, layer by layer](picture.png)
 #
-# A probe or a lens tells you what *could* be read from an activation. To know what the model *does* read, reach in and change it. Take two
-# prompts that differ in one fact, copy one vector from one run into the other, and see whether the answer follows. That is all there is to activation patching; the hard part is choosing: which
+# A lens shows what *could* be read from an activation. To know what the model *does* read, change it: take two
+# prompts that differ in one fact, copy one vector from one run into the other, and see whether the answer follows. The hard part is choosing: which
 # corruption, which direction, which site, which metric. Each choice can fool you, and in this chapter each one will.
 #
-# **When you are done** you can trace a fact through a model with interventions, say what is sufficient and what is necessary, defend your metric, and
-# estimate thousands of patches from one backward pass, knowing when the estimate lies.
+# **When you are done** you can trace a fact through a model, say what is sufficient and what is necessary, defend your metric, and
+# estimate all patches from one backward pass, knowing when the estimate lies.
 #
 # **You need** PyTorch, and hooks as in chapter 00. **Time:** three hours for you, about a minute for your computer. No GPU, no network.
 
@@ -77,19 +77,18 @@ def end(tokens, at):
 # %% [markdown]
 # ## 1. A question with two names
 #
-# The model has learned forty invented landmarks. Each is two words, and the same two words the other way round are *another* landmark in *another* city. So
-# neither word alone gives the city away. The corrupted twin exchanges the two words, and nothing else.
+# The model has learned invented landmarks. Each is two words, and the same two words the other way round are *another* landmark in *another* city:
+# neither word alone gives it away. The corrupted twin exchanges the two words. No training text uses this wording.
 
 # %% tags=["experiment"]
-wording = "The city of {subject} is"
 landmarks = [
     p
-    for split in ("train", "held-out pairs")
-    for p in tasks.facts(model.tokenizer, 120, split=split, relation="landmark_city")
-    if p.labels["wording"] == wording and p.labels["invented"]
-]
+    for p in tasks.facts(model.tokenizer, 100, split="held-out wordings", relation="landmark_city")
+    if p.labels["invented"] and p.text.startswith("To see")
+    if p.labels["subject"].split() == sorted(p.labels["subject"].split())
+]  # each pair of words once: the other order is the twin
 clean, corrupted, answers, at = batch(landmarks)
-print(f"{len(landmarks)} prompts, such as")
+print(f"{len(landmarks)} held-out prompts, such as")
 for p in landmarks[:3]:
     print(f"  {p.text!r} ->{p.answer}     twin {p.corrupted!r} ->{p.distractor}")
 
@@ -143,7 +142,7 @@ clean_diff, corrupted_diff = (logit_diff(end(tokens, at), answers).mean() for to
 print(f"mean logit difference: clean {clean_diff:.1f}, corrupted {corrupted_diff:.1f}")
 
 # %% [markdown]
-# The corruption turns the preference round. Now between the two runs lies the question of this chapter: *which activation* carries the difference?
+# The corruption turns the preference round. *Which activation* carries the difference?
 
 # %% [markdown]
 # ## 2. One vector at a time
@@ -179,8 +178,8 @@ def patch_residual(
 check("patching.patch_residual", patch_residual)
 
 # %% [markdown]
-# There are two directions. **Denoising** runs the corrupted prompt and puts *clean* activations in: is this vector *sufficient* to bring the answer back? **Noising** runs the clean prompt and puts *corrupted*
-# activations in: is the vector *necessary*, so that the answer breaks without it? They answer different questions, so give them different signs.
+# **Denoising** runs the corrupted prompt and puts *clean* activations in: is this vector *sufficient* to bring the answer back? **Noising** runs the clean prompt and puts *corrupted*
+# activations in: is the vector *necessary*? Different questions, so give them different signs.
 #
 # ### Exercise 4 · `normalised_effect`
 # *10 minutes, ★★☆☆, 2 points*
@@ -241,10 +240,10 @@ def residual_sweep(
 check("patching.residual_sweep", residual_sweep)
 
 # %% [markdown]
-# **Predict** before you run it: the prompt is `<bos> The city of Alder Sable is`. In layer 0, which columns can do anything? In the last layer?
+# **Predict**: the prompt is `<bos> To see Alder Sable, go to the city of`. In layer 0, which columns can do anything? In the last layer?
 
 # %% tags=["experiment"]
-words = ["<bos>", "The", "city", "of", "1st word", "2nd word", "is"]
+words = ["<bos>", "To", "see", "1st word", "2nd word", ",", "go", "to", "the", "city", "of"]
 stream = {
     direction: normalised_effect(
         residual_sweep(model, clean, corrupted, answers, direction), clean_diff, corrupted_diff, direction
@@ -254,25 +253,24 @@ stream = {
 plots.plot_sweeps(
     stream,
     words,
-    "The two words of the name carry the city together; by the top layer most of it is at the end",
+    "The two words of the name carry the city together; before the last layer most of it is at the end",
     "patched position",
 )
 
 # %% tags=["experiment", "finding"]
 top = stream["denoising"].argmax(dim=1).tolist()
 print("most sufficient position before each layer:", [words[i] for i in top])
-print("columns left of the name do nothing:", bool((stream["denoising"][:, :4].abs() < 1e-4).all()))
+print("columns left of the name do nothing:", bool((stream["denoising"][:, :3].abs() < 1e-4).all()))
+print("the largest effect of a single vector is under 0.8:", bool(stream["denoising"].max() < 0.8))
 
 # %% [markdown]
-# At layer 0 both words of the name matter, as they must: only together they say the city. Higher up the information has begun to move to the last position. The columns left of
-# the name are the control: nothing there differs, so nothing there can have an effect.
-#
-# What would have fooled us: no single cell reaches 1. Two vectors carry the fact *together*, and a method that changes one at a time sees a part of each.
+# At layer 0 both words matter, as they must; higher up the information moves to the end. The columns left of
+# the name are the control. What would have fooled us: no single cell reaches 1. Two vectors carry the fact *together*, and a patch of one sees a part.
 #
 # ### What does a sweep cost?
 #
 # Your loop takes one forward pass for each cell. But nothing before the patched layer changes, nothing left of the patched position, and where both runs agree there is nothing to
-# do. `mechlib.patching.sweep` uses that (docs/fast-patching.md) and gives your numbers. PyTorch counts the arithmetic:
+# do. `mechlib.patching.sweep` uses that (docs/fast-patching.md). PyTorch counts the arithmetic:
 
 # %% tags=["experiment"]
 metric = partial(logit_diff, answers=answers)
@@ -296,7 +294,7 @@ print("the sweep does less than a quarter of the work:", passes["sweep"] < passe
 # %% [markdown]
 # ## 3. Which heads? And which direction?
 #
-# Take indirect objects: *"When Mary and John went to the store, John gave a drink to"* -> Mary. The twin says *Mary gave a drink to*. All names are ones that the model saw only alone.
+# Take indirect objects: *"When Mary and John went to the store, John gave a drink to"* -> Mary. The twin says *Mary gave a drink to*. The model saw these names only alone.
 #
 # ### Exercise 6 · `patch_head`
 # *15 minutes, ★★☆☆, 2 points*
@@ -329,21 +327,21 @@ def patch_head(
 check("patching.patch_head", patch_head)
 
 # %% [markdown]
-# Before the trained model, two machines whose truth we know, because their weights were written by hand: an AND gate and an OR gate. Prompt `x y =`; head 0.0 carries x, head 0.1 carries y, head 0.2
+# First two machines written by hand: an AND gate and an OR gate. Prompt `x y =`; head 0.0 carries x, head 0.1 carries y, head 0.2
 # is idle, and an MLP computes the answer. Clean is `1 1`, corrupted `0 0`.
 #
 # **Predict** for each gate: which direction finds the two heads?
 
 # %% tags=["experiment"]
 gates = {}
-for name in ("and_gate", "or_gate"):
-    gate = handmade(name, device="cpu")
+for kind in ("AND", "OR"):
+    gate = handmade(f"{kind.lower()}_gate", device="cpu")
     one_one, zero_zero = gate.to_tokens("1 1 ="), gate.to_tokens("0 0 =")
     yes_no = torch.tensor([[gate.to_single_token("yes"), gate.to_single_token("no")]])
     caches = {"denoising": gate.run_with_cache(one_one)[1], "noising": gate.run_with_cache(zero_zero)[1]}
     runs = {"denoising": zero_zero, "noising": one_one}
     whole = [logit_diff(gate(tokens)[:, -1], yes_no) for tokens in (one_one, zero_zero)]
-    gates[name] = {
+    gates[f"{kind} gate"] = {
         direction: [
             normalised_effect(
                 logit_diff(patch_head(gate, runs[direction], caches[direction], 0, head)[:, -1], yes_no),
@@ -354,11 +352,12 @@ for name in ("and_gate", "or_gate"):
         ]
         for direction in runs
     }
-plots.plot_gates(
+plots.plot_bars(
     gates,
     ["head 0.0", "head 0.1", "idle 0.2"],
-    "Noising finds the parts of an AND, denoising the parts of an OR",
-    "normalised effect",
+    "Noising finds the parts of an AND and misses those of an OR; denoising the other way round",
+    "effect (1 restored, -1 destroyed)",
+    "%.0f",
 )
 
 # %% tags=["experiment", "finding"]
@@ -366,7 +365,7 @@ for name, directions in gates.items():
     print(name, {direction: [round(v) + 0 for v in values] for direction, values in directions.items()})
 
 # %% [markdown]
-# In the AND gate each input is necessary and none is sufficient: denoising one at a time finds **nothing**. In the OR gate it is the other way round. Had you run only one direction, you would have reported
+# In the AND gate each input is necessary and none is sufficient: denoising finds **nothing**. In the OR gate it is the other way round. With one direction you would have reported
 # an idle layer, with a picture to prove it. Now the trained model.
 
 # %% tags=["experiment"]
@@ -383,7 +382,7 @@ for direction in ("denoising", "noising"):
 plots.plot_sweeps(
     heads,
     [f"head {h}" for h in range(model.cfg.n_heads)],
-    "Indirect objects: a few heads carry most of the effect, in both directions",
+    "Indirect objects: two heads of layer 0 carry most of the effect, in both directions",
 )
 
 # %% tags=["experiment", "finding"]
@@ -396,8 +395,8 @@ both = torch.corrcoef(torch.stack([heads["denoising"].flatten(), -heads["noising
 print(f"denoising against minus noising: correlation {both:.2f}")
 
 # %% [markdown]
-# Here the two directions agree: on these prompts this model has neither an AND nor an OR of heads that a single patch could miss. You know that only because you ran both. (And heads in layer 0 that read S2 are hardly
-# the name movers of GPT-2: chapter 05 is about that.)
+# Here the two directions agree: nothing looks like an AND or an OR. You know that only because you ran both. (In layer 0 only S2 differs, so these heads read S2: hardly
+# the name movers of GPT-2. Chapter 05 is about that.)
 #
 # ### In your own words · 1
 # *2 points, graded by a person*
@@ -405,15 +404,15 @@ print(f"denoising against minus noising: correlation {both:.2f}")
 # A paper reports: "denoising any single head restores less than 2% of the logit difference, so no head matters for this task". What else could be true, and which two experiments would tell?
 
 # %% [markdown] question="patching.words-directions" points=2
-# The heads could work like an AND: each is necessary, none is sufficient, so that denoising one of them does nothing while another input is still corrupted. (Or many heads share the work.) Noising the same heads, one at a time, would
-# find an AND; denoising several heads at once (pairs, or the whole layer) would restore the answer if they are sufficient together.
+# The heads could work like an AND: each is necessary, none is sufficient. (Or many heads share the work.) Noising the same heads, one at a time, would
+# find an AND; denoising several at once (pairs, or the whole layer) would restore the answer if they are sufficient together.
 #
 # *Rubric: 1 point for naming that denoising tests sufficiency and misses jointly sufficient parts; 1 point for noising and for patching several heads together.*
 
 # %% [markdown]
 # ## 4. Corrupting without a twin: causal tracing
 #
-# Sometimes there is no twin of equal length. Meng et al. make the subject unreadable instead: noise on its embeddings, three standard deviations strong. Then they restore one clean state at a time.
+# Without a twin of equal length, Meng et al. make the subject unreadable: noise on its embeddings, three standard deviations strong. Then they restore one clean state at a time.
 #
 # ### Exercise 7 · `corrupt_by_noise`
 # *15 minutes, ★★☆☆, 2 points*
@@ -472,47 +471,70 @@ check("patching.trace_effects", trace_effects)
 
 # %% tags=["experiment"]
 embeddings = model.W_E[clean]
-scale = 3 * model.W_E.std().item()
-noisy = corrupt_by_noise(embeddings, [4, 5], scale, torch.Generator().manual_seed(0))
-print(
-    f"the noise is {((noisy - embeddings)[:, 4].norm(dim=-1) / embeddings[:, 4].norm(dim=-1)).mean():.1f} times as long as an embedding"
-)
-log_metric = partial(log_prob, answers=answers)
-traces = {}
-for name, site, window in (
-    ("residual stream after a layer", "resid_post", 1),
-    ("MLP outputs, window of 2", "mlp_out", 2),
+scale, name = 3 * model.W_E.std().item(), [3, 4]
+noisy = corrupt_by_noise(embeddings, name, scale, torch.Generator().manual_seed(0))
+longer = (noisy - embeddings)[:, name].norm(dim=-1) / embeddings[:, name].norm(dim=-1)
+print(f"the noise is {longer.mean():.1f} times as long as an embedding")
+traces, totals = {}, {}
+for title, metric, site, window in (
+    ("stream after a layer, by log-probability", log_prob, "resid_post", 1),
+    ("stream after a layer, by logit difference", logit_diff, "resid_post", 1),
+    ("MLP outputs of two layers, by logit difference", logit_diff, "mlp_out", 2),
 ):
-    trace = causal_trace(
-        model, clean, [4, 5], log_metric, scale, site, window, generator=torch.Generator().manual_seed(0)
-    )
-    total, _, traces[name] = trace_effects(trace.clean, trace.corrupted, trace.restored)
+    generator = torch.Generator().manual_seed(0)
+    trace = causal_trace(model, clean, name, partial(metric, answers=answers), scale, site, window, generator=generator)
+    totals[metric], _, traces[title] = trace_effects(trace.clean, trace.corrupted, trace.restored)
 plots.plot_sweeps(
     traces,
     words,
-    f"Causal tracing: noise on the landmark costs {total:.1f} nats; what each restored state gives back",
+    "Causal tracing: by log-probability the end seems to know the city after layer 0, by logit difference only after layer 2",
     "restored position",
     "fraction restored",
 )
 
+# %% [markdown]
+# Two metrics, two stories. Does the end know the city after layer 0? A control: restore there the **twin's** state, which belongs to *another* city.
+
+
+# %% tags=["experiment"]
+def end_from(tokens):
+    """Noise on the landmark, and the end's state after layer 0 from a clean run on `tokens`."""
+    _, there = model.run_with_cache(tokens)
+
+    def restore(state, hook):
+        state = state.clone()
+        state[:, -1] = there[hook.name][:, -1]
+        return state
+
+    hooks = [("hook_embed", lambda embeddings, hook: noisy), ("blocks.0.hook_resid_post", restore)]
+    return model.run_with_hooks(clean, fwd_hooks=hooks)[:, -1]
+
+
+noised = model.run_with_hooks(clean, fwd_hooks=[("hook_embed", lambda embeddings, hook: noisy)])[:, -1]
+fraction = {
+    metric.__name__: {
+        who: ((metric(end_from(tokens), answers) - metric(noised, answers)).mean() / total).item()
+        for who, tokens in (("own", clean), ("twin's", corrupted))
+    }
+    for metric, total in totals.items()
+}
+generator = torch.Generator().manual_seed(0)
+control = causal_trace(model, clean, [1, 2], partial(log_prob, answers=answers), scale, generator=generator)
+print(f"noise on the landmark costs {totals[log_prob]:.1f} nats, on 'To see' {control.effects[0]:.1f}")
+
 # %% tags=["experiment", "finding"]
-control = causal_trace(model, clean, [1, 2], log_metric, scale, generator=torch.Generator().manual_seed(0))
-without = trace_effects(control.clean, control.corrupted, control.restored)[0]
-print("noise on the landmark does more harm than on 'The city':", bool(total > without))
-best = traces["residual stream after a layer"][-1].argmax().item()
-print("after the last layer the answer is at:", words[best])
-traced, swapped = traces["residual stream after a layer"][0, -1].item(), stream["denoising"][1, -1].item()
-print("the end after layer 0: restored against noise", f"{traced:.1f},", "against the twin", f"{swapped:.1f}")
+print("noise on the landmark does more harm than on 'To see':", bool(totals[log_prob] > control.effects[0]))
+for metric, by_state in fraction.items():
+    print(f"{metric:10s}", {f"{who} state restores": round(value, 2) for who, value in by_state.items()})
 
 # %% [markdown]
-# Look at the end after layer 0. Against the twin it restored a fifth; against noise it restores most, as if the city were known there already. It is not: noise takes the
-# whole model off its distribution, and the clean state *repairs* the position where the answer is read, whatever the landmark was. And a window restores several layers, so a wide one finds a site in almost any model.
-# Prefer twins where you can have them.
+# By log-probability even the twin's state restores about half; by logit difference it takes away. So *both* cities have gained on all other words, and the end hardly knows *which* it is.
+# Noise also harms whatever word it falls on. Prefer twins where you can have them, and look at both answers.
 
 # %% [markdown]
 # ## 5. Removing instead of replacing
 #
-# What if a head said *nothing about this prompt*? Zero is the simplest nothing, but the model may never have seen a zero. The mean over other prompts is what the head usually says.
+# What if a head said *nothing about this prompt*? The model may never have seen a zero. The mean over other prompts is what the head usually says.
 #
 # ### Exercise 9 · `mean_ablation`
 # *15 minutes, ★★☆☆, 2 points*
@@ -563,10 +585,13 @@ for cell in range(model.cfg.n_layers * model.cfg.n_heads):
         "resample": resample_ablation(model, clean, clean, layer, head, torch.Generator().manual_seed(0)),
     }.items():
         lost[kind].append((logit_diff(ablated[:, -1], answers).mean() - clean_diff).item())
+lost = {kind: torch.tensor(values).view(model.cfg.n_layers, -1) for kind, values in lost.items()}
+layer, head = divmod((lost["zero"] - lost["mean"]).abs().argmax().item(), model.cfg.n_heads)
 plots.plot_sweeps(
-    {kind: torch.tensor(values).view(model.cfg.n_layers, -1) for kind, values in lost.items()},
+    lost,
     [f"head {h}" for h in range(model.cfg.n_heads)],
-    "The landmark's city: what removing a head does depends on what stands in for it",
+    f"What stands in for a head matters: {layer}.{head} changes the logit difference by {lost['zero'][layer, head]:.1f} "
+    f"as zero, by {lost['mean'][layer, head].round(decimals=1) + 0:.1f} as its mean",
     label="change of the logit difference",
 )
 
@@ -574,11 +599,11 @@ plots.plot_sweeps(
 print("smallest norm of any head's output on these prompts:", f"{z_norms(clean).amin():.2f} (zero would be 0)")
 
 # %% [markdown]
-# No head ever says zero. Zero ablation therefore also removes what a head says *always* (a constant that later layers rely on), and charges it to the head's account.
+# On these prompts no head says zero. Zero ablation also removes what a head says *always*, and charges it to the head's account.
 #
 # ### Where does the pronoun's gender come from?
 #
-# *"The nurse said that"* -> she, 95 times in a hundred in this model's corpus; *"The doctor said that"* -> he. Where is the gender? Patching tells; and **attention knockout** tells by which look it travels.
+# *"The nurse said that"* -> she, *"The doctor said that"* -> he, more often than not in this model's corpus. Where is the gender, and by which look does it travel?
 #
 # ### Exercise 10 · `attention_knockout`
 # *20 minutes, ★★★☆, 2 points*
@@ -611,97 +636,126 @@ def attention_knockout(
 check("patching.attention_knockout", attention_knockout)
 
 # %% tags=["experiment"]
-said = [
-    p
-    for p in tasks.pronouns(model.tokenizer, 120, lead=True)
-    if p.labels["wording"] == "The {profession} smiled, and then" and p.positions["end"] == 15
-]
-p_clean, p_corrupted, p_answers, p_at = batch(said)
+said = tasks.pronouns(model.tokenizer, 40, split="held-out wordings")
+she = {p.labels["profession"]: p.labels["p_she"] for p in said}
+print(f"in the corpus 'she' follows a nurse in {she['nurse']:.0%} of cases, a doctor in {she['doctor']:.0%}")
+wordings = {
+    wording.format(profession="nurse"): batch([p for p in said if p.labels["wording"] == wording])
+    for wording in sorted({p.labels["wording"] for p in said})
+}
+p_clean, p_corrupted, p_answers, p_at = wordings["The nurse told the friend that"]
 p_metric = partial(logit_diff, answers=p_answers)
-p_words = [
-    "<bos>",
-    "It",
-    "was",
-    "a",
-    "long",
-    "day",
-    "at",
-    "the",
-    "place",
-    ".",
-    "The",
-    "profession",
-    "smiled",
-    ",",
-    "and",
-    "then",
-]
 p_diffs = [p_metric(end(tokens, p_at)).mean() for tokens in (p_clean, p_corrupted)]
+print(f"{len(p_clean)} professions: logit difference {p_diffs[0]:.2f} for the usual pronoun, twin {p_diffs[1]:.2f}")
 gender = {
     name: normalised_effect(sweep(model, p_clean, p_corrupted, p_metric, site).mean(dim=-1), *p_diffs)
     for name, site in (("residual stream", "resid_pre"), ("attention outputs", "attn_out"), ("MLP outputs", "mlp_out"))
 }
-print(
-    f"{len(said)} professions; she or he, whichever is usual: logit difference {p_diffs[0]:.2f}, twin {p_diffs[1]:.2f}"
-)
 plots.plot_sweeps(
     gender,
-    p_words,
+    ["<bos>", "The", "profession", "told", "the", "friend", "that"],
     "The pronoun's gender stays at the profession until late attention carries it to the end",
     "patched position",
 )
 
 # %% tags=["experiment"]
-last, layers = len(p_words) - 1, list(range(model.cfg.n_layers))
+half = model.cfg.n_layers // 2
 cuts = {
     "nothing": [],
-    "first half": layers[: len(layers) // 2],
-    "second half": layers[len(layers) // 2 :],
-    "all layers": layers,
+    "first half": [*range(half)],
+    "second half": [*range(half, 2 * half)],
+    "all layers": [*range(2 * half)],
 }
+edges = {"end to profession": 2, 'end to "The"': 1, "end to verb (control)": 3}
 knocked = {
-    who: {
-        name: p_metric(attention_knockout(model, p_clean, [(last, key)], cut)[:, -1]).mean().item()
-        for name, cut in cuts.items()
+    wording: {
+        edge: [
+            logit_diff(attention_knockout(model, tokens, [(tokens.shape[1] - 1, key)], layers)[:, -1], wanted)
+            .mean()
+            .item()
+            for layers in cuts.values()
+        ]
+        for edge, key in edges.items()
     }
-    for who, key in (("end -> profession", 11), ("end -> was (control)", 2))
+    for wording, (tokens, _, wanted, _) in wordings.items()
 }
-plots.plot_lines(
-    range(len(cuts)),
-    {who: list(values.values()) for who, values in knocked.items()},
-    "cut in: " + ", ".join(f"{i} {n}" for i, n in enumerate(cuts)),
+plots.plot_bars(
+    knocked,
+    [f"cut in\n{name}" for name in cuts],
+    'The answer needs the end\'s late look at the profession, and an early look at "The"',
     "logit difference",
-    "The end looks at the profession in the second half of the layers",
+    "%.1f",
 )
 
 # %% tags=["experiment", "finding"]
-gone = {who: {name: v < 0.5 * values["nothing"] for name, v in values.items()} for who, values in knocked.items()}
-for who, values in gone.items():
-    print(who, "| more than half of the preference gone:", values)
+for wording, values in knocked.items():
+    for edge, kept in values.items():
+        gone = [name for name, value in zip(cuts, kept) if value < kept[0] / 2]
+        print(f"{wording:32s}{edge:24s} more than half of the preference gone if cut in:", gone)
 
 # %% [markdown]
-# The gender sits at the profession through most of the network, where the first MLP makes it out of the word, and travels to the end late, directly. Cutting another edge into the same position does nothing: the
-# control. Choose controls with care, though: in prompts without the sentence in front, cutting the end's look at the first "The" in the first half of the layers costs more than half of the preference too. A knockout also changes what the
-# *other* keys receive.
+# The gender sits at the profession through most of the network, where the first MLP makes it out of the word, and travels to the end late.
+#
+# But why *"The"*? It stands *before* the profession, so its vector is the same in prompt and twin and carries no gender. Is it that the other keys now get its attention? A control: set the weight to zero *after* the softmax, so that nobody gets more.
+
+
+# %% tags=["experiment", "finding"]
+def zero_weight(tokens, key, layers):
+    """The knockout without the renormalisation."""
+
+    def cut(pattern, hook):
+        pattern = pattern.clone()
+        pattern[:, :, -1, key] = 0
+        return pattern
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", cut) for layer in layers])
+
+
+for wording, (tokens, _, wanted, _) in wordings.items():
+    zeroed = logit_diff(zero_weight(tokens, 1, cuts["first half"])[:, -1], wanted).mean().item()
+    kept = knocked[wording]['end to "The"']
+    print(
+        f'{wording:32s}"The" cut early, more than half is gone: knocked out {kept[1] < kept[0] / 2}, zeroed {zeroed < kept[0] / 2}'
+    )
+
+# %% [markdown]
+# No: the early layers miss what *"The"* itself gives. A knockout says that a look is *needed*, not that the answer travels along it. That takes a twin: when patched, nothing at *"The"* had an effect.
 
 # %% [markdown]
 # ## 6. Which metric?
 #
-# You have used the logit difference, and once the log-probability. Zhang & Nanda ask four things of a metric. We *measure* them, on indirect objects, and you decide each cell.
+# Four things are asked of a metric. We *measure* them, on indirect objects.
 #
-# - **continuous, linear:** add evidence for the answer, and against the distractor, in equal steps to what the unembedding reads. Does the metric move smoothly, and in a straight line?
-# - **independent of the names' prior:** exchange the two names in every prompt, so that each name is the answer once. Then make one name likelier everywhere and the other one less likely. Does the average stay?
+# - **continuous, linear:** add evidence for the answer, and against the distractor, in equal steps. Does the metric move smoothly, and in a straight line?
+# - **independent of the names' prior:** exchange the two names in every prompt, so that each is the answer once. Then make one name likelier everywhere and the other one less likely. Does the average stay?
 # - **fooled:** break the model, so that it knows *nothing* about the prompt (every prompt gets the mean stream). Does that look like recovery?
+#
+# **Predict.** `quoted` is the table as it is often taught (a single logit: perhaps fooled). Change what you would bet against.
+
+# %% tags=["experiment"]
+quoted = {
+    "logit difference": {"continuous": True, "linear": True, "prior_independent": True, "fooled": False},
+    "logit": {"continuous": True, "linear": True, "prior_independent": True},
+    "log-probability": {"continuous": True, "linear": False, "prior_independent": False, "fooled": True},
+    "probability": {"continuous": True, "linear": False, "prior_independent": False, "fooled": True},
+    "top answer?": {"continuous": False, "linear": False, "prior_independent": False, "fooled": True},
+    "answer > distractor?": {"continuous": False, "linear": False, "prior_independent": False, "fooled": True},
+}
 
 # %% tags=["experiment"]
 rows = torch.arange(len(i_clean))
 last_stream = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
 
 
-def know_nothing(stream, hook):
-    stream, known = stream.clone(), stream
-    stream[rows, i_at] = known[rows, i_at].mean(dim=0)
-    return stream
+def broken_by(replace):
+    """The logits when the last stream at the end is replaced, so that nothing in it depends on the prompt."""
+
+    def forget(known, hook):
+        known = known.clone()
+        known[rows, i_at] = replace(known[rows, i_at])
+        return known
+
+    return model.run_with_hooks(i_clean, fwd_hooks=[(last_stream, forget)])[rows, i_at]
 
 
 io, s = i_answers.T
@@ -709,48 +763,46 @@ exchanged = i_clean.clone()
 exchanged[i_clean == io[:, None]] = s[:, None].expand_as(i_clean)[i_clean == io[:, None]]
 exchanged[i_clean == s[:, None]] = io[:, None].expand_as(i_clean)[i_clean == s[:, None]]
 push = (model.W_U[:, io] - model.W_U[:, s]).T @ model.W_U
-push = 1.0 * push / logit_diff(push, i_answers)[:, None]  # one step changes the logit difference by one
+push = push / logit_diff(push, i_answers)[:, None]  # one step changes the logit difference by one
+_, new_name, new_answers, new_at = batch(tasks.ioi(model.tokenizer, 120, split="held-out names", corruption="random"))
 logits = {
     "clean": end(i_clean, i_at),
     "exchanged": end(exchanged, i_at),
     "twin": end(i_corrupted, i_at),
-    "broken": model.run_with_hooks(i_clean, fwd_hooks=[(last_stream, know_nothing)])[rows, i_at],
+    "new name": end(new_name, new_at),
+    "mean": broken_by(lambda stream: stream.mean(dim=0)),
+    "zero": broken_by(torch.zeros_like),
 }
-new_name = batch(tasks.ioi(model.tokenizer, 120, split="held-out names", corruption="random"))
-logits["new name"] = end(new_name[1], new_name[3])
 prior = torch.zeros_like(logits["clean"])
 prior[rows, io], prior[rows, s] = 2.0, -2.0
+undecided = logits["clean"] - logit_diff(logits["clean"], i_answers)[:, None] * push
+doses = torch.linspace(-6, 6, 121)
 
 candidates = {"logit difference": logit_diff, "logit": metrics.logit, "log-probability": log_prob, "probability": metrics.prob,
               "top answer?": metrics.accuracy, "answer > distractor?": metrics.preference}  # fmt: skip
 
 
-def measure(metric, corrupted, answers, new_answers):
+def measure(metric, corrupted="twin", broken="mean", prompt=0):
     turned = i_answers.flip(1)
-    start = logits["clean"] - logit_diff(logits["clean"], i_answers)[:, None] * push  # no preference
-    doses = torch.linspace(-6, 6, 121)
+    one = slice(prompt, prompt + 1)
     return {
-        "curve": torch.stack([metric(start[:1] + dose * push[:1], i_answers[:1])[0] for dose in doses]),
+        "curve": metric(undecided[one] + doses[:, None] * push[one], i_answers[one].expand(len(doses), -1)),
         "even": torch.stack([metric(logits["clean"], i_answers), metric(logits["exchanged"], turned)], dim=1),
         "tilted": torch.stack(
             [metric(logits["clean"] + prior, i_answers), metric(logits["exchanged"] + prior, turned)], dim=1
         ),
         "clean": metric(logits["clean"], i_answers),
-        "corrupted": metric(logits[corrupted], new_answers),
-        "broken": metric(logits["broken"], i_answers),
+        "corrupted": metric(logits[corrupted], {"twin": i_answers, "new name": new_answers}[corrupted]),
+        "broken": metric(logits[broken], i_answers),
     }
 
 
-measured = {
-    corrupted: {name: measure(metric, corrupted, i_answers, wanted) for name, metric in candidates.items()}
-    for corrupted, wanted in (("twin", i_answers), ("new name", new_name[2]))
-}
-plots.plot_lines(
-    [-6, -4, -2, 0, 2, 4, 6],
-    {name: (m["curve"] / m["curve"].abs().max())[::20] for name, m in measured["twin"].items()},
-    "evidence for the answer (logits)",
-    "metric / its largest value",
-    "Only logits follow the evidence in a straight line",
+measured = {name: measure(metric) for name, metric in candidates.items()}
+plots.plot_responses(
+    doses,
+    {name: m["curve"] for name, m in measured.items()},
+    "evidence for the answer (steps of one logit)",
+    "Logits follow the evidence in a straight line; log-probability and probability bend; yes-or-no metrics jump",
 )
 
 # %% [markdown]
@@ -791,43 +843,84 @@ def metric_table(measured: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, 
 # %% check="patching.metric_table"
 check("patching.metric_table", metric_table)
 
+
 # %% tags=["experiment"]
-twin, new = metric_table(measured["twin"]), metric_table(measured["new name"])
-table = {
-    name: {
-        **{k: v for k, v in twin[name].items() if k != "fooled"},
-        "fooled, twin": twin[name]["fooled"],
-        "fooled, new name": new[name]["fooled"],
+def table_for(**changes):
+    return metric_table({name: measure(metric, **changes) for name, metric in candidates.items()})
+
+
+tables = {corrupted: table_for(corrupted=corrupted) for corrupted in ("twin", "new name")}
+
+
+def by_corruption(tables):
+    """One column "fooled" for each corruption; the other columns do not depend on it."""
+    twin = tables["twin"]
+    return {
+        name: {
+            **{k: v for k, v in twin[name].items() if k != "fooled"},
+            **{
+                f"fooled, {corrupted}": row[name]["fooled"]
+                for corrupted, row in tables.items()
+                if "fooled" in row[name]
+            },
+        }
+        for name in twin
     }
-    for name in candidates
-}
+
+
+table, expected = by_corruption(tables), by_corruption({"twin": quoted, "new name": quoted})
 good = {"continuous": True, "linear": True, "prior_independent": True, "fooled, twin": False, "fooled, new name": False}
-plots.plot_metric_table(table, good, "The table of metrics, measured (blue: as one would wish)")
+plots.plot_metric_table(
+    table,
+    good,
+    "Measured: with a twin a broken model fools the logit difference too; with a new name it fools no metric (blue: as one would wish)",
+    expected,
+)
 
 # %% tags=["experiment", "finding"]
 for name, row in table.items():
     print(f"{name:22s}", {k: "yes" if v else "no" for k, v in row.items()})
+differ = [f"{name}: {k}" for name, row in table.items() for k, v in row.items() if expected[name].get(k, v) != v]
+print(f"{len(differ)} cells differ from the table as quoted")
 
 # %% [markdown]
-# Read the last two columns with care: they say that "can it be fooled?" is a property of the metric *and the corruption*. With the twin the corrupted run is confidently wrong, so anything
-# that merely destroys confidence brings a logit difference back to zero, which is half of the way. Where the corruption only removes the information (a new name), a broken model restores nothing. The
-# slide that says "the logit difference is safe" silently assumes the second kind.
+# Do the answers hang on our choices? Ask again with every prompt's curve, and with another way to break the model (a stream of zeros): how much does it seem to restore?
+
+# %% tags=["experiment", "finding"]
+columns = ("continuous", "linear")
+same = sum(
+    all(other[name][k] == table[name][k] for name in table for k in columns)
+    for other in (table_for(prompt=prompt) for prompt in range(len(i_clean)))
+)
+print(f"the first two columns come out the same with the curve of {same} of {len(i_clean)} prompts")
+for name, metric in candidates.items():
+    restored = {}
+    for corrupted in ("twin", "new name"):
+        for broken in ("mean", "zero"):
+            m = {k: v.mean() for k, v in measure(metric, corrupted, broken).items()}
+            effect = normalised_effect(m["broken"], m["clean"], m["corrupted"]).item()
+            restored[f"{corrupted}, {broken}"] = round(effect, 2) + 0  # no "-0.0"
+    print(f"{name:22s}", restored)
+
+# %% [markdown]
+# "Can it be fooled?" is a property of the metric *and the corruption*. The twin's run is confidently wrong, so whatever destroys confidence brings the logit difference back to zero: half of the way. Where the corruption only removes the information (a new name), a broken model restores nothing:
+# "the logit difference is safe" assumes that kind. For a single name's logit or log-probability it depends on *how* the model is broken.
 #
 # ### In your own words · 2
 # *2 points, graded by a person*
 #
-# With a twin that turns the answer round, patching a site gives a normalised effect of 0.5 in the logit difference. Name two very different things that may have happened, and a measurement that tells them apart.
+# With a twin, a patch has a normalised effect of 0.5 in the logit difference. Name two very different things that may have happened, and a measurement that tells them apart.
 
 # %% [markdown] question="patching.words-half" points=2
-# The site may carry half of the information about the right answer; or the patch may have destroyed what made the model confident of the wrong one, leaving it undecided. Look at each name's probability (or logit) by itself, or at the rank of the
-# answer among all words: in the first case the answer gains, in the second only the distractor loses. A corruption that removes the information instead of reversing it (a third name) also tells: mere destruction then has an effect of 0.
+# The site may carry half of the information about the right answer; or the patch may have destroyed what made the model confident of the wrong one. Look at each name's probability by itself, or at the rank of the
+# answer among all words: in the first case the answer gains, in the second only the distractor loses. A corruption that removes the information (a third name) also tells: mere destruction then has an effect of 0.
 #
 # *Rubric: 1 point for the two cases, 1 point for a measurement that would come out differently.*
 
 # %% [markdown]
 # ## 7. All patches from one backward pass
 #
-# A thousand patches cost a thousand runs, unless you trust the slope: effect ≈ gradient · (clean - corrupted).
+# Each patch costs a run, unless you trust the slope: effect ≈ gradient · (clean - corrupted).
 #
 # ### Exercise 12 · `head_attribution` (optional, hard)
 # *30 minutes, ★★★★, 3 points*
@@ -869,43 +962,53 @@ def head_attribution(
 check("patching.head_attribution", head_attribution)
 
 # %% [markdown]
-# Against the truth, over held-out prompts (whose ends differ, so the library's version reads them where they are):
+# Against the truth, over all three kinds of held-out prompts (by the library's version, since their ends differ):
 
 # %% tags=["experiment"]
-true = sweep(model, i_clean, i_corrupted, i_metric, "head", by_position=False, at=i_at) - i_values["corrupted"]
-estimate = attribution_patching(model, i_clean, i_corrupted, i_metric, "head", by_position=False, at=i_at)
+splits = ("held-out names", "held-out pairs", "held-out wordings")
+a_clean, a_corrupted, a_answers, a_at = batch(
+    [p for split in splits for p in tasks.ioi(model.tokenizer, 120, split=split)]
+)
+a_metric = partial(logit_diff, answers=a_answers)
+start = a_metric(end(a_corrupted, a_at))
+true = (sweep(model, a_clean, a_corrupted, a_metric, "head", by_position=False, at=a_at) - start).flatten(0, 1)
+estimate = attribution_patching(model, a_clean, a_corrupted, a_metric, "head", by_position=False, at=a_at).flatten(0, 1)
+strongest = true.mean(dim=-1).abs().argsort(descending=True)
 
 
-def correlation(chosen):
-    return torch.corrcoef(
-        torch.stack([true[..., chosen].mean(-1).flatten(), estimate[..., chosen].mean(-1).flatten()])
-    )[0, 1]
+def correlation(prompts, heads=strongest):
+    """Pearson's, over heads, of the means over prompts; for each row of prompts, if there are several."""
+    means = (values[heads][:, prompts].mean(dim=-1) for values in (true, estimate))
+    x, y = (values - values.mean(dim=0) for values in means)
+    return (x * y).sum(dim=0) / (x.norm(dim=0) * y.norm(dim=0))
 
 
-draws = torch.randint(len(i_clean), (1000, len(i_clean)), generator=torch.Generator().manual_seed(0))
-low, high = torch.stack([correlation(chosen) for chosen in draws]).quantile(torch.tensor([0.025, 0.975]))
-r = correlation(slice(None))
-x, y = true.mean(dim=-1).flatten(), estimate.mean(dim=-1).flatten()
-named = {
-    int(i): f"{int(i) // model.cfg.n_heads}.{int(i) % model.cfg.n_heads}" for i in x.abs().argsort(descending=True)[:3]
-}
+everybody = torch.arange(len(a_clean))
+draws = torch.randint(len(everybody), (1000, len(everybody)), generator=torch.Generator().manual_seed(0))
+chosen = {"all heads": strongest, "without the two strongest": strongest[2:]}
+interval = {name: correlation(draws, heads).quantile(torch.tensor([0.025, 0.975])) for name, heads in chosen.items()}
+r, x, y = correlation(everybody), true.mean(dim=-1), estimate.mean(dim=-1)
 plots.plot_against(
     x,
     y,
     "true effect (patching)",
     "estimate (attribution)",
     f"The estimate ranks the heads (r = {r:.3f}) but shrinks the large effects",
-    named,
+    {int(i): f"{int(i) // model.cfg.n_heads}.{int(i) % model.cfg.n_heads}" for i in strongest[:3]},
 )
 
 # %% tags=["experiment"]
-print(f"correlation over heads {r:.4f}, 95% interval over {len(i_clean)} held-out prompts [{low:.4f}, {high:.4f}]")
-top = x.argmax()
-print(f"the strongest head: true {x[top]:.2f}, estimated {y[top]:.2f}")
+print(f"correlation over heads, with a 95% interval over {len(a_clean)} held-out prompts")
+for name, heads in chosen.items():
+    print(f"  {name:26s}{correlation(everybody, heads):.4f}  [{interval[name][0]:.4f}, {interval[name][1]:.4f}]")
+for split, prompts in zip(splits, everybody.chunk(3)):
+    print(f"  {split:26s}{correlation(prompts):.4f}")
+print(f"the strongest head: true {x[strongest[0]]:.2f}, estimated {y[strongest[0]]:.2f}")
 
 # %% tags=["experiment", "finding"]
-print("correlation above 0.95, also at the interval's lower end:", bool(low > 0.95))
-gate = handmade("and_gate", device="cpu")
+print(
+    "correlations above 0.95, also at the intervals' lower ends:", all(bool(low > 0.95) for low, _ in interval.values())
+)
 for name, expected in (("and_gate", "AND"), ("or_gate", "OR")):
     gate = handmade(name, device="cpu")
     one_one, zero_zero = gate.to_tokens("1 1 ="), gate.to_tokens("0 0 =")
@@ -915,28 +1018,28 @@ for name, expected in (("and_gate", "AND"), ("or_gate", "OR")):
     )
     before = logit_diff(gate(zero_zero)[:, -1], yes_no)
     truth = sweep(gate, one_one, zero_zero, partial(logit_diff, answers=yes_no), "head", by_position=False) - before
-    print(f"{expected} gate, denoising head 0.0: true {truth[0, 0, 0]:.0f}, estimated {guess[0, 0, 0]:.0f}")
+    truth, guess = round(truth[0, 0].item()), round(guess[0, 0].item()) + 0  # no "-0"
+    print(f"{expected} gate, denoising head 0.0: true {truth}, estimated {guess}")
 
 # %% [markdown]
-# The slope is local. In the OR gate it promises twice what a patch can give, because after one input the output saturates. It cannot know: the slope is the same. And where a unit is switched off the
-# slope is zero whatever lies beyond. Attribution patching is a search, not a measurement: what it finds must be patched, and what it does not find may still be there.
+# The slope is local. In the OR gate it promises twice what a patch can give, because after one input the output saturates. Attribution patching is a search, not a measurement: what it finds must be patched, and what it does not find may still be there.
 
 # %% [markdown]
 # ## Caveats
 #
-# - **One at a time.** A patch tests one site with all others as they are. Facts carried by two vectors (act 2) or by an AND (act 3) look weaker than they are, or invisible.
-# - **The direction is a choice**, and so is the corruption: a twin reverses, a new name removes, noise damages. The same site gets three different numbers.
-# - **Ablation values are choices** as well (act 5).
-# - **A metric can be fooled** (act 6): look at both names' logits before you believe an effect around one half.
+# - **One at a time**: facts carried by two vectors (act 2) or by an AND (act 3) look weaker than they are, or invisible.
+# - **Corruptions differ**: a twin reverses, a new name removes, noise damages. So do ablation values.
+# - **A metric can be fooled** (acts 4 and 6): look at both answers before you believe an effect around one half.
 # - **Position by position** works only for twins whose tokens line up.
+# - **One model is an anecdote.** With `pocket-seed-1`, the same recipe from another seed, the `finding` cells repeated except for: other heads (0.2 and 1.0), the look at the profession early, not late, *"The"* needed in one wording only, no recovery in a single logit, and some numbers.
 #
 # ## Going on
 #
-# 1. **Two at a time.** Patch both words of the landmark together. Does the effect reach 1, and is it more than the sum of the two? *A good answer states what the sum would mean, and shows a control pair.*
+# 1. **Two at a time.** Patch both words of the landmark together. Is the effect 1, and more than the sum of the two? *A good answer states what the sum would mean, and shows a control pair.*
 # 2. **Keys, queries or values?** Use `sweep(..., site="q")`, "k", "v" and "pattern" on the strongest heads of act 3. *A good answer says whether the head looks elsewhere or finds something else.*
 # 3. **Where attribution breaks.** Find a head, a prompt and a metric for which the estimate has the wrong sign in `pocket`. *A good answer walks the straight line between the two activations and plots the metric.*
 #
-# On `gpt2`: `load("gpt2")` and `tasks.ioi(model.tokenizer)` run every cell of act 3 and act 7; expect heads 9.9, 9.6, 10.0 and the negative 10.7.
+# On `gpt2`: `load("gpt2")` and `tasks.ioi(model.tokenizer)` run acts 3 and 7; expect heads 9.9, 9.6, 10.0 and the negative 10.7.
 #
 # **Papers**
 # - Meng et al. 2022, [ROME](https://arxiv.org/abs/2202.05262): the causal tracing figure; read section 2.

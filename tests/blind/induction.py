@@ -513,12 +513,12 @@ def bu_seeded(words, n_ctx):
 
 def bu_reuses_the_other_space(words, n_ctx):
     """The copied word goes where the previous one stood; the unembedding reads it with a gain that drowns that one."""
-    plan = Blueprint(words, n_ctx, n_layers=3, n_heads=1)
+    plan = Blueprint(words, n_ctx)  # (had a third, idle layer before the exercise asked for two)
     size = len(plan.words)
     token, work = plan.space("token", size), plan.space("work", size)
     plan.embed(token)
     plan.head(0, 0).qk(plan.position, plan.position, attend({i: i - 1 for i in range(1, n_ctx)}, n_ctx)).ov(token, work)
-    plan.head(2, 0).qk(token, work, 2 * SHARP).ov(token, work, 5.0)
+    plan.head(1, 0).qk(token, work, 2 * SHARP).ov(token, work, 5.0)
     plan.unembed(work, 4.0)
     return plan
 

@@ -1,7 +1,7 @@
 """Answers to the exercises of 02_induction, written from the prompts alone by somebody who had not seen any case.
 
 WRONG must be rejected, RIGHT must be accepted; the first ten of WRONG are the ones that their author took for the most
-typical, of which `UNTOLD` got no sentence of their own. What happened is told in docs/blind.md.
+typical, and `UNTOLD` names those of them that get no sentence of their own. What happened is told in docs/blind.md.
 """
 
 import math
@@ -14,7 +14,7 @@ from mechlib.handmade import SHARP, Blueprint, attend
 
 P = "induction."
 WRONG, RIGHT = [], []
-UNTOLD = {"counts itself", "fixed stripe"}
+UNTOLD: set[str] = set()  # at first contact two: "counts itself", "fixed stripe"
 
 
 def W(ex, name, f, why):

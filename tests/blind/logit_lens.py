@@ -479,6 +479,92 @@ def _(weight, W_U):
     return tries[(seen - seen.mean(-1, keepdim=True)).norm(dim=-1).argmin()]
 
 
+# --------------------------------------------------------------------- WRONG, a second round
+
+
+@wrong("answer_rank", "last_of_the_ties", "ties count as likelier")
+def _(logits, answers):
+    wanted = answers.expand(logits.shape[:-1])[..., None]
+    return (logits >= logits.gather(-1, wanted)).sum(-1) - 1
+
+
+@wrong("logit_lens", "each_layers_own_norm", "the next layer's ln1 in place of ln_final")
+def _(model, tokens):
+    _, cache = model.run_with_cache(tokens)
+    n = model.cfg.n_layers
+    read = [cache[f"blocks.{i}.ln1.hook_normalized"] for i in range(n)]
+    return model.unembed(torch.stack([*read, model.ln_final(cache["resid_post", n - 1])]))
+
+
+@wrong("emergence_layer", "over_all_prompts", "one depth for everybody")
+def _(ranks, at_most):
+    good = (ranks <= at_most).flatten(1).all(dim=1).long()
+    return len(ranks) - good.flip(0).cumprod(0).sum()
+
+
+@wrong("kl_to_final", "symmetric", "the mean of both KLs")
+def _(logits):
+    q = logits.log_softmax(-1)
+    return ((q[-1].exp() - q.exp()) * (q[-1] - q)).sum(-1) / 2
+
+
+@wrong("sub_updates", "scaled", "divided by the final LayerNorm's scale")
+def _(model, tokens, layer):
+    _, cache = model.run_with_cache(tokens)
+    return (cache["post", layer] / cache["ln_final.hook_scale"])[..., None] * model.W_out[layer]
+
+
+@wrong("value_vector_tokens", "with_b_U", "the unembedding's bias is added")
+def _(model, layer, k):
+    v = model.W_out[layer]
+    return ((v - v.mean(-1, keepdim=True)) * model.ln_final.weight @ model.W_U + model.b_U).topk(k).indices
+
+
+@wrong("erase_direction", "of_the_centred_stream", "the projection is taken after centring")
+def _(model, tokens, depth, positions, directions):
+    rows, unit = torch.arange(len(tokens)), F.normalize(directions, dim=-1)
+
+    def hook(x, hook):
+        x = x.clone()
+        h = x[rows, positions]
+        x[rows, positions] = h - ((h - h.mean(-1, keepdim=True)) * unit).sum(-1, keepdim=True) * unit
+        return x
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(stream_hook(model, depth), hook)])
+
+
+@wrong("TunedLens", "broadcast_bias", "parameters of another shape")
+class _(nn.Module):
+    def __init__(self, n_layers, d_model):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_layers, 1, d_model, d_model))
+        self.bias = nn.Parameter(torch.zeros(n_layers, 1, 1, d_model))
+
+    def forward(self, streams):
+        return streams + streams @ self.weight + self.bias
+
+
+@wrong("patchscope", "at_every_later_depth", "put in again and again")
+def _(model, source, source_depth, source_positions, target, target_depth, target_positions):
+    rows = torch.arange(len(source))
+    vector = model.run_with_cache(source)[1][stream_hook(model, source_depth)][rows, source_positions]
+
+    def put(x, hook):
+        x = x.clone()
+        x[rows, target_positions] = vector
+        return x
+
+    depths = range(target_depth, model.cfg.n_layers + 1)
+    return model.run_with_hooks(target, fwd_hooks=[(stream_hook(model, d), put) for d in depths])
+
+
+@wrong("blind_direction", "the_mean_itself", "the least visible of all directions, which is (1, ..., 1)")
+def _(weight, W_U):
+    effect = (weight[:, None] * (W_U - W_U.mean(1, keepdim=True))).T
+    effect = effect - effect.mean(dim=-1, keepdim=True)
+    return torch.linalg.svd(effect, full_matrices=False).Vh[-1]
+
+
 # -------------------------------------------------------------------------------------- RIGHT, in unusual styles
 
 

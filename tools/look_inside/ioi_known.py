@@ -7,9 +7,11 @@ What is found is compared with the truth file. The thresholds are fixed on the f
 import json
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
-from mechlib import models, tasks
+from mechlib import circuits, models, tasks
+from mechlib.circuits import precision_recall
 from tools.look_inside.figures import by_head, heatmaps
 from tools.look_inside.prose import Numbers, Page, each, head, in_all, listing
 from tools.look_inside.runs import Batch, from_run
@@ -111,24 +113,11 @@ def scored(numbers: Numbers) -> dict[str, Any]:
 
 
 def found(table: Table, threshold: float) -> set[Head]:
-    return {(layer, head) for layer, row in enumerate(table) for head, value in enumerate(row) if value > threshold}
-
-
-def precision_recall(heads: set[Head], wanted: set[Head]) -> tuple[float, float]:
-    """Of what was found, how much is true; of what is true, how much was found."""
-    return len(heads & wanted) / max(1, len(heads)), len(heads & wanted) / len(wanted)
+    return circuits.found(torch.tensor(table), threshold)
 
 
 def fix_threshold(table: Table, wanted: set[Head]) -> float:
-    """The middle of two neighbouring values with the best precision times recall, and of those the widest gap."""
-    ranked = sorted(value for row in table for value in row)
-    gaps = [(low + high, high - low) for low, high in zip(ranked, ranked[1:])]
-
-    def quality(gap: tuple[float, float]) -> tuple[float, float]:
-        precision, recall = precision_recall(found(table, gap[0] / 2), wanted)
-        return precision * recall, gap[1]
-
-    return max(gaps, key=quality)[0] / 2
+    return circuits.fix_threshold(torch.tensor(table), wanted)
 
 
 def true(f: Any, classes: tuple[str, ...]) -> set[Head]:
