@@ -70,6 +70,15 @@ FIGURES = {
     "bars": lambda: plots.plot_bars({"AND": {"denoising": [0, 1], "noising": [-1, 0]}}, ["a", "b"], "t", "y"),
     "responses": lambda: plots.plot_responses(torch.arange(3.0), {name: torch.rand(3) for name in "abcd"}, "dose", "t"),
     "against": lambda: plots.plot_against(D[0], D[1], "x", "y", "t", {2: "0.1"}),
+    "history": lambda: plots.plot_history([{"step": k, "loss": 3.0 / k, "L0": 5.0 * k} for k in (1, 2, 3)], "t"),
+    "found": lambda: plots.plot_found({"trained": D, "random": D.flip(0)}, "t"),
+    "panels": lambda: plots.plot_panels(
+        [0.5, 2], {"p": {"a": [[1, 2], [3]]}, "q": {"a": [[1], [2]], "b": [[0], [1]]}}, "x", "t", {"q": (0.5, "here")}
+    ),
+    "concepts": lambda: plots.plot_concepts({"a": [0.1, 0.9, 0.5], "b": [0.3, 0.2, 0.5]}, LABELS, "F1", "t", split=1),
+    "levels": lambda: plots.plot_levels({"f": (D[0], D[1] > 0.5)}, S, {"f": (S, 1 - S)}, "t"),
+    "density": lambda: plots.plot_density({"a": D[0] * 0.1, "b": torch.zeros(4)}, "t"),
+    "trade": lambda: plots.plot_trade({"a": ([0, 1], [0, 0.5]), "b": ([0, 2], [0, 1])}, "x", "y", "t"),
     "metric_table": lambda: plots.plot_metric_table(
         {"m": {"p": True, "q": False}}, {"p": True, "q": True}, "t", {"m": {"p": False, "q": False}}
     ),

@@ -42,10 +42,12 @@ from mechlib.sae import (
     resample_dead,
     run_with_sae,
     save,
+    splice_losses,
     steer,
     top_activations,
     topk_activation,
     train,
+    training,
 )
 from mechlib.sae.files import SHIPPED, SAEError
 from mechlib.sae.toy import hidden_activations, toy_model, toy_sae, true_directions
@@ -182,7 +184,11 @@ def test_resampling_points_dead_latents_at_what_is_reconstructed_badly():
     plain_gradients(sae, x, 0.1)
     optimizer.step()
     before = {name: value.clone() for name, value in sae.state_dict().items()}
-    resample_dead(sae, x, dead, torch.Generator().manual_seed(0), optimizer)
+    losses, old = (x - sae(x)).square().sum(dim=1), (sae.W_enc, sae.b_enc, sae.W_dec)
+    W_enc, b_enc, W_dec = resample_dead(*old, sae.b_dec, dead, x, losses, torch.Generator().manual_seed(0))
+    assert all(torch.equal(value, before[name]) for name, value in sae.state_dict().items())
+    training._resample(sae, x, dead, torch.Generator().manual_seed(0), optimizer)
+    assert torch.equal(sae.W_enc, W_enc) and torch.equal(sae.b_enc, b_enc) and torch.equal(sae.W_dec, W_dec)
     direction = torch.nn.functional.normalize(x[13] - sae.b_dec, dim=0)
     for latent in (2, 7):
         torch.testing.assert_close(sae.W_dec[latent], direction)
@@ -344,13 +350,14 @@ def perfect(d: int = 128) -> SAE:
 
 
 def test_loss_recovered_from_nothing_to_everything(pocket, tokens):
-    everything = loss_recovered(pocket, perfect(), SITE, tokens, batch_size=5)
+    everything = splice_losses(pocket, perfect(), SITE, tokens, batch_size=5)
+    assert loss_recovered(pocket, perfect(), SITE, tokens) == pytest.approx(everything.share, abs=1e-5)
     assert everything.share == pytest.approx(1, abs=1e-4)
     assert everything.clean == pytest.approx(pocket(tokens, return_type="loss").item(), abs=1e-4)
     nothing = perfect()
     nothing.W_dec.data.zero_()
     nothing.b_dec.data = read_site(pocket, SITE, tokens).mean(dim=(0, 1))
-    nothing = loss_recovered(pocket, nothing, SITE, tokens)
+    nothing = splice_losses(pocket, nothing, SITE, tokens)
     assert nothing.share == pytest.approx(0, abs=1e-4) and nothing.mean_ablated > nothing.clean + 1
     with pytest.raises(KeyError, match="no hook point 'blocks.9"):
         loss_recovered(pocket, perfect(), "blocks.9.hook_resid_post", tokens)

@@ -47,6 +47,7 @@ AXES = "the last axis under its other name"
 KEY_BIAS = "a bias of the keys adds the same to all of a query's scores, which a softmax does not see"
 TEXT = "the same for the texts that are allowed"
 DIRECTION = "there are two directions, and in alphabetical order this picks the same"
+OPTIONS = "the exercise asks for a ReLU alone: other activation functions and their settings are the library's part"
 METRIC_TABLE = (
     "table[name] = {'continuous': bool(curve.diff().abs().max() <= span / 10), "
     "'linear': bool((curve - line).abs().max() <= span / 100), "
@@ -206,6 +207,26 @@ REASONS: dict[tuple[str, str], str] = {
         "residual_stream.next_token_table",
         "probabilities = model(model.to_tokens(text))[0, -1].softmax(dim=- 0)",
     ): "the logits of one text at one position have a single axis",
+    **{
+        ("sae.SAE", f"def __init__(self, d_in, d_sae, activation='relu', k=None, {settings}, generator=None):"): OPTIONS
+        for settings in (
+            *(f"threshold= {threshold}, bandwidth=0.05" for threshold in ("1.1", "-0.9")),
+            *(f"threshold=0.1, bandwidth= {bandwidth}" for bandwidth in ("1.05", "-0.95")),
+        )
+    },
+    **{
+        ("sae.SAE", line): OPTIONS
+        for line in ("def threshold(self):", *(f"if activation {sign} 'jumprelu':" for sign in ("is", "<", "<=")))
+    },
+    **{
+        (
+            "sae.relu_l1_loss",
+            f"return squared_error(x, reconstruction) + l1 * codes.abs().sum(dim={dim}).mean()",
+        ): "a batch of codes has two axes: 1 is the last one"
+        for dim in ("1", "+1")
+    },
+    ("sae.resample_dead", "if n_dead <= 0:"): "a count is never negative",
+    ("sae.precision_recall_by_level", "hits = (fires * concept).sum(dim=1)"): "for truth values `*` is `&`",
     ("residual_stream.get_activation", "return kept[ -1]"): "the hook has run once: the last activation is the first",
     **{
         (

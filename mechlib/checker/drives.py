@@ -46,11 +46,13 @@ def call(answer: Callable, inputs: Inputs) -> Any:
     return invoke(answer, inputs)
 
 
-def gradient(answer: Callable, inputs: Inputs, *, wrt: str) -> dict[str, Any]:
-    """Calls the answer and backpropagates its summed result to the input named `wrt`."""
+def gradient(answer: Callable, inputs: Inputs, *, wrt: str, weights: torch.Tensor | None = None) -> dict[str, Any]:
+    """Calls the answer and backpropagates its result, weighted (by 1 unless told) and summed, to the input `wrt`."""
     leaf = inputs[wrt].detach().clone().requires_grad_()
     value = invoke(answer, {**inputs, wrt: leaf})
-    return {"value": value, "gradient": _gradients(value, {wrt: leaf})[wrt]}
+    fits = isinstance(value, torch.Tensor) and weights is not None and value.shape == weights.shape
+    weighted = value * weights if fits else value
+    return {"value": value, "gradient": _gradients(weighted, {wrt: leaf})[wrt]}
 
 
 def construct(answer: Callable, inputs: Inputs) -> dict[str, Any]:
@@ -59,8 +61,9 @@ def construct(answer: Callable, inputs: Inputs) -> dict[str, Any]:
     return {name: value.detach() for name, value in _module(answer, inputs).named_parameters()}
 
 
-def module(answer: Callable, inputs: Inputs) -> dict[str, Any]:
-    """Constructs the class with `inputs["arguments"]`, loads `inputs["parameters"]`, calls it on `inputs["x"]`.
+def module(answer: Callable, inputs: Inputs, *, method: str = "forward") -> dict[str, Any]:
+    """Constructs the class with `inputs["arguments"]`, loads `inputs["parameters"]`, calls it (or another method
+    than `forward`) on `inputs["x"]`.
 
     The outputs are the result and the gradients of its sum, so that a detached parameter shows.
     """
@@ -69,7 +72,9 @@ def module(answer: Callable, inputs: Inputs) -> dict[str, Any]:
     with torch.no_grad():
         for name, value in inputs["parameters"].items():
             parameters[name].copy_(value)
-    output = model(inputs["x"])
+    if not callable(run := model if method == "forward" else getattr(model, method, None)):
+        raise Unusable(f"Your class has no method `{method}`.")
+    output = run(inputs["x"])
     return {"output": output, "gradients": _gradients(output, parameters)}
 
 

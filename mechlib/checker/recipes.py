@@ -85,6 +85,17 @@ def gpt2(
     return models.bridge(network, word_tokenizer(words), device="cpu", processed=processed)
 
 
+def sae(seed: int, d_in: int, d_sae: int) -> Any:
+    """A sparse autoencoder with random parameters, on the CPU: decoder rows of any length, no bias is zero."""
+    from mechlib.sae import SAE
+
+    made, draws = SAE(d_in, d_sae), generator(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=draws))
+    return made.requires_grad_(False)
+
+
 def activations(model: Any, tokens: torch.Tensor) -> Any:
     """The ActivationCache of a model on some tokens; `model` is itself a recipe."""
     with torch.no_grad():
@@ -113,6 +124,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "handmade": handmade,
     "model": model,
     "gpt2": gpt2,
+    "sae": sae,
     "activations": activations,
     "score": score,
 }
@@ -139,6 +151,8 @@ def witness(value: Any) -> Any:
         return {"hooks left": _count_hooks(value), "weights": _fingerprint(value.parameters())}
     if type(value).__name__ == "ActivationCache":
         return {"activations": _fingerprint(value.cache_dict.values())}
+    if isinstance(value, torch.nn.Module):
+        return {"weights": _fingerprint(value.parameters())}
     return "a function" if callable(value) else value
 
 

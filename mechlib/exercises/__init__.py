@@ -15,6 +15,7 @@ TOPICS = [
     "logit_lens",
     "patching",
     "ioi",
+    "sae",
 ]  # in the order of the chapters; each names a module here and the first half of its exercises' ids
 
 

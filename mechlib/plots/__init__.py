@@ -25,6 +25,15 @@ from mechlib.plots.logit_lens import (
 )
 from mechlib.plots.patching import plot_against, plot_bars, plot_metric_table, plot_responses, plot_sweeps
 from mechlib.plots.residual_stream import plot_against_random, plot_grids, plot_patterns, plot_sum
+from mechlib.plots.sae import (
+    plot_concepts,
+    plot_density,
+    plot_found,
+    plot_history,
+    plot_levels,
+    plot_panels,
+    plot_trade,
+)
 from mechlib.plots.style import COLOURS, SIGNED, STYLE
 from mechlib.plots.superposition import (
     plot_dimensionality,
@@ -75,5 +84,12 @@ __all__ = [
     "plot_horizontal_bars",
     "plot_classes",
     "plot_movers",
+    "plot_concepts",
+    "plot_density",
+    "plot_found",
+    "plot_history",
+    "plot_levels",
+    "plot_panels",
+    "plot_trade",
     "plot_circuit",
 ]

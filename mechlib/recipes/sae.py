@@ -28,9 +28,9 @@ from mechlib.sae import (
     explained_variance,
     l0,
     load,
-    loss_recovered,
     read_site,
     save,
+    splice_losses,
     train,
 )
 
@@ -66,7 +66,7 @@ def measure(model: Any, sae: SAE, rows: int | None = None) -> dict[str, float]:
     with torch.no_grad():
         x = read_site(model, SITE, tokens)
         codes = sae.encode(x)
-        losses = loss_recovered(model, sae, SITE, tokens)
+        losses = splice_losses(model, sae, SITE, tokens)
         measures = {"l0": l0(codes).item(), "dead": dead_fraction(density(codes)).item()}
         measures |= {"explained variance": explained_variance(x, sae.decode(codes)).item()}
     measures |= {"loss recovered": losses.share, "loss": losses.clean}

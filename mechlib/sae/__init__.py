@@ -29,7 +29,7 @@ from mechlib.sae.features import (
 )
 from mechlib.sae.files import from_sae_lens, load, names, save
 from mechlib.sae.measures import (
-    LossRecovered,
+    SpliceLosses,
     dead_fraction,
     density,
     density_histogram,
@@ -37,6 +37,7 @@ from mechlib.sae.measures import (
     l0,
     loss_recovered,
     mean_max_cosine_similarity,
+    splice_losses,
 )
 from mechlib.sae.model import SAE, heaviside, jumprelu, jumprelu_l0_loss, relu_l1_loss, squared_error, topk_activation
 from mechlib.sae.steering import ablate_feature, error_term, read_site, run_with_sae, steer
@@ -45,7 +46,7 @@ from mechlib.sae.training import normalise_decoder, plain_gradients, remove_para
 __all__ = [
     "SAE",
     "Detector",
-    "LossRecovered",
+    "SpliceLosses",
     "ablate_feature",
     "best_detectors",
     "closed_form_gradients",
@@ -73,6 +74,7 @@ __all__ = [
     "remove_parallel_gradient",
     "resample_dead",
     "run_with_sae",
+    "splice_losses",
     "save",
     "squared_error",
     "steer",

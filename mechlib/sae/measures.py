@@ -31,7 +31,7 @@ def explained_variance(
 
 
 @dataclass(frozen=True)
-class LossRecovered:
+class SpliceLosses:
     """A model's loss in nats a token: as it is, with the SAE's reconstruction in place of the site's activations, and
     with the activations' mean there."""
 
@@ -46,11 +46,11 @@ class LossRecovered:
 
 
 @torch.no_grad()
-def loss_recovered(
+def splice_losses(
     model: Any, sae: SAE, site: str, tokens: Int[Tensor, "row position"], batch_size: int = 64
-) -> LossRecovered:
-    """How much of the model's loss the SAE's reconstruction keeps, against mean ablation (one mean for all
-    positions, taken over `tokens`)."""
+) -> SpliceLosses:
+    """The model's loss as it is, with the SAE's reconstruction at `site`, and with the mean of the site's activations
+    there (one mean for all positions, taken over `tokens`)."""
     mean = read_site(model, site, tokens, batch_size).flatten(0, -2).mean(dim=0)
 
     def ablate(x: Tensor, hook: Any) -> Tensor:
@@ -64,7 +64,13 @@ def loss_recovered(
             model.run_with_hooks(some, fwd_hooks=[(site, ablate)]),
         )
         losses += torch.stack([per_token_loss(logits, some).sum().cpu() for logits in runs])
-    return LossRecovered(*(losses / tokens[:, 1:].numel()).tolist())
+    return SpliceLosses(*(losses / tokens[:, 1:].numel()).tolist())
+
+
+def loss_recovered(model: Any, sae: SAE, site: str, tokens: Int[Tensor, "row position"]) -> float:
+    """How much of the model's loss the SAE's reconstruction keeps: 1 as good as the activations themselves, 0 as bad as
+    their mean (`splice_losses`)."""
+    return splice_losses(model, sae, site, tokens).share
 
 
 # ---- dead and dense latents
@@ -104,5 +110,5 @@ def mean_max_cosine_similarity(
     Only missing features lower it: latents that are like no feature do not show. Directions of length 0 are like
     nothing. The sign counts.
     """
-    found, true = (torch.nn.functional.normalize(directions, dim=-1) for directions in (found, true))
+    found, true = (torch.nn.functional.normalize(directions) for directions in (found, true))
     return (true @ found.T).amax(dim=1).mean()

@@ -21,14 +21,19 @@ Activation = Literal["relu", "topk", "jumprelu"]
 # ---- activation functions
 
 
+def _check_k(k: int | None, pre: Tensor) -> None:
+    latents = pre.shape[-1]
+    if k is None or not 1 <= k <= latents:
+        raise ValueError(f"k is {k}, and there are {latents} latents: choose a k from 1 to {latents}.")
+
+
 def topk_activation(pre: Float[Tensor, "*lead latent"], k: int) -> Float[Tensor, "*lead latent"]:
     """The k largest entries of each row, those of them that are positive; 0 everywhere else (Gao 2024).
 
     Raises ValueError if k is not between 1 and the number of latents.
     """
-    if not 1 <= k <= pre.shape[-1]:
-        raise ValueError(f"k is {k}, and there are {pre.shape[-1]} latents: choose a k from 1 to {pre.shape[-1]}.")
-    values, latents = pre.topk(k, dim=-1, sorted=False)
+    _check_k(k, pre)
+    values, latents = pre.topk(k, dim=-1)
     return torch.zeros_like(pre).scatter(-1, latents, values.relu())
 
 
@@ -67,7 +72,7 @@ def _within(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
 
 
 def jumprelu(
-    pre: Float[Tensor, "*lead latent"], threshold: Float[Tensor, "latent"], bandwidth: float = 0.05
+    pre: Float[Tensor, "*lead latent"], threshold: Float[Tensor, "latent"], bandwidth: float
 ) -> Float[Tensor, "*lead latent"]:
     """`pre` where it exceeds its latent's threshold (a positive number), else 0.
 
@@ -104,17 +109,15 @@ class SAE(nn.Module):
         self,
         d_in: int,
         d_sae: int,
-        activation: Activation = "topk",
+        activation: Activation = "relu",
         k: int | None = None,
         threshold: float = 0.1,
         bandwidth: float = 0.05,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if activation not in get_args(Activation):
-            raise ValueError(f"activation is one of {', '.join(get_args(Activation))}, not {activation!r}.")
-        if activation == "topk" and (k is None or not 1 <= k <= d_sae):
-            raise ValueError(f"k is {k}, and there are {d_sae} latents: choose a k from 1 to {d_sae}.")
+        _check_activation(activation, k, d_sae)
+        self.d_in, self.d_sae = d_in, d_sae
         self.activation, self.k, self.bandwidth = activation, k, bandwidth
         self.card: dict[str, Any] = {}  # what is known about a saved one
         directions = torch.randn(d_sae, d_in, generator=generator)
@@ -128,32 +131,17 @@ class SAE(nn.Module):
             self.log_threshold = nn.Parameter(torch.full((d_sae,), threshold).log())
 
     @property
-    def d_in(self) -> int:
-        return self.W_dec.shape[1]
-
-    @property
-    def d_sae(self) -> int:
-        return self.W_dec.shape[0]
-
-    @property
     def threshold(self) -> Float[Tensor, "latent"]:
         """What a pre-activation must exceed, always positive; only JumpReLU has one."""
         return self.log_threshold.exp()
 
     def pre_activations(self, x: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead latent"]:
         """Raises ValueError if x has another width than d_in."""
-        if x.shape[-1] != self.d_in:
-            raise ValueError(
-                f"the activations have width {x.shape[-1]}, and this SAE was made for width {self.d_in}: "
-                "read them from the site that it was trained on."
-            )
+        _check_width(x, self.d_in)
         return (x - self.b_dec) @ self.W_enc + self.b_enc
 
     def activate(self, pre: Float[Tensor, "*lead latent"]) -> Float[Tensor, "*lead latent"]:
-        if self.activation == "topk":
-            assert self.k is not None
-            return topk_activation(pre, self.k)
-        return pre.relu() if self.activation == "relu" else jumprelu(pre, self.threshold, self.bandwidth)
+        return _activate(self, pre)
 
     def encode(self, x: Float[Tensor, "*lead d_in"]) -> Float[Tensor, "*lead latent"]:
         """The codes: how much of each feature is in x, at least 0."""
@@ -170,12 +158,41 @@ class SAE(nn.Module):
     def for_larger(self, factor: float) -> None:
         """Change the SAE in place into one that does with factor * x what it did with x: codes and reconstructions
         come out `factor` times larger. All three activation functions allow that; the directions stay."""
-        with torch.no_grad():
-            for bias in (self.b_enc, self.b_dec):
-                bias.mul_(factor)
-            if self.activation == "jumprelu":
-                self.log_threshold.add_(torch.tensor(factor).log().item())
-                self.bandwidth *= factor
+        _enlarge(self, factor)
+
+
+# What an SAE refuses, and what depends on its activation function.
+
+
+def _check_activation(activation: str, k: int | None, latents: int) -> None:
+    if activation not in get_args(Activation):
+        raise ValueError(f"activation is one of {', '.join(get_args(Activation))}, not {activation!r}.")
+    if activation == "topk":
+        _check_k(k, torch.empty(latents))
+
+
+def _check_width(x: Tensor, d_in: int) -> None:
+    if x.shape[-1] != d_in:
+        raise ValueError(
+            f"the activations have width {x.shape[-1]}, and this SAE was made for width {d_in}: "
+            "read them from the site that it was trained on."
+        )
+
+
+def _activate(sae: SAE, pre: Float[Tensor, "*lead latent"]) -> Float[Tensor, "*lead latent"]:
+    if sae.activation == "topk":
+        assert sae.k is not None
+        return topk_activation(pre, sae.k)
+    return pre.relu() if sae.activation == "relu" else jumprelu(pre, sae.threshold, sae.bandwidth)
+
+
+@torch.no_grad()
+def _enlarge(sae: SAE, factor: float) -> None:
+    for bias in (sae.b_enc, sae.b_dec):
+        bias.mul_(factor)
+    if sae.activation == "jumprelu":
+        sae.log_threshold.add_(torch.tensor(factor).log().item())
+        sae.bandwidth *= factor
 
 
 # ---- losses

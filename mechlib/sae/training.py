@@ -67,40 +67,53 @@ def normalise_decoder(sae: SAE) -> None:
 # ---- dead latents
 
 
-@torch.no_grad()
 def resample_dead(
-    sae: SAE,
-    x: Float[Tensor, "batch d_in"],
+    W_enc: Float[Tensor, "d_in latent"],
+    b_enc: Float[Tensor, "latent"],
+    W_dec: Float[Tensor, "latent d_in"],
+    b_dec: Float[Tensor, "d_in"],
     dead: Bool[Tensor, "latent"],
+    x: Float[Tensor, "batch d_in"],
+    losses: Float[Tensor, "batch"],
     generator: torch.Generator | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-) -> None:
-    """Point every dead latent, in place, at something that the SAE reconstructs badly (Bricken 2023).
+) -> tuple[Float[Tensor, "d_in latent"], Float[Tensor, "latent"], Float[Tensor, "latent d_in"]]:
+    """New W_enc, b_enc and W_dec in which every dead latent points at something that is reconstructed badly (Bricken
+    2023). The tensors that come in stay as they are.
 
-    Each draws a row of x with probability in proportion to its squared loss. Its decoder row becomes the direction of
-    that row from b_dec; its encoder column the same direction, 0.2 times as long as the living ones are on average
-    (1 if none lives); its encoder bias 0. The optimizer forgets what it knew of these entries.
+    Each dead latent draws a row of x with probability in proportion to the square of its loss. Its decoder row becomes
+    the direction of that row from b_dec; its encoder column the same direction, 0.2 times as long as the living ones
+    are on average (1 if none lives); its encoder bias 0. Some loss has to be positive.
     """
+    W_enc, b_enc, W_dec = W_enc.clone(), b_enc.clone(), W_dec.clone()
     n_dead = int(dead.sum())
     if n_dead == 0:
-        return
-    losses = (x - sae(x)).square().sum(dim=1)
-    chance = losses.square()
-    if not chance.sum() > 0:  # nothing is reconstructed badly
-        return
-    rows = torch.multinomial(chance, n_dead, replacement=True, generator=generator)
-    directions = x[rows] - sae.b_dec
+        return W_enc, b_enc, W_dec
+    rows = torch.multinomial(losses.square(), n_dead, replacement=True, generator=generator)
+    directions = x[rows] - b_dec
     directions /= directions.norm(dim=1, keepdim=True)
-    alive = sae.W_enc[:, ~dead].norm(dim=0)
+    alive = W_enc[:, ~dead].norm(dim=0)
     length = 0.2 * alive.mean() if len(alive) else torch.ones(())
-    sae.W_dec[dead] = directions
-    sae.W_enc[:, dead] = (length * directions).T
-    sae.b_enc[dead] = 0
-    if optimizer is not None:
-        for parameter, at in ((sae.W_dec, dead), (sae.W_enc, (slice(None), dead)), (sae.b_enc, dead)):
-            for average in ("exp_avg", "exp_avg_sq"):
-                if parameter in optimizer.state:
-                    optimizer.state[parameter][average][at] = 0
+    W_dec[dead] = directions
+    W_enc[:, dead] = (length * directions).T
+    b_enc[dead] = 0
+    return W_enc, b_enc, W_dec
+
+
+@torch.no_grad()
+def _resample(
+    sae: SAE, x: Tensor, dead: Tensor, generator: torch.Generator | None, optimizer: torch.optim.Optimizer
+) -> None:
+    """`resample_dead` in place; the optimizer forgets what it knew of the entries that changed."""
+    losses = (x - sae(x)).square().sum(dim=1)
+    if not losses.sum() > 0:  # nothing is reconstructed badly
+        return
+    old = (sae.W_enc, sae.b_enc, sae.W_dec)
+    for parameter, value in zip(old, resample_dead(*old, sae.b_dec, dead, x, losses, generator)):
+        parameter.copy_(value)
+    for parameter, at in ((sae.W_dec, dead), (sae.W_enc, (slice(None), dead)), (sae.b_enc, dead)):
+        for average in ("exp_avg", "exp_avg_sq"):
+            if parameter in optimizer.state:
+                optimizer.state[parameter][average][at] = 0
 
 
 # ---- the loop
@@ -173,7 +186,7 @@ def train(
             done = step + 1
             if resample_every and done % resample_every == 0:
                 if done <= steps // 2:
-                    resample_dead(sae, x, ~fired[0], draws, optimizer)
+                    _resample(sae, x, ~fired[0], draws, optimizer)
                 fired[0] = False
             if done % record_every == 0 or done == steps:
                 record = {"step": done, "loss": loss.item(), "l0": l0(codes).item()}
