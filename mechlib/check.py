@@ -50,7 +50,8 @@ def check(id: str, answer: Callable) -> float | None:
     """
     exercise = exercises.get(id)
     if wire.VARIABLE in os.environ:  # graded: another process judges, see `wire`
-        return wire.deliver(exercise, answer, wire.desk())
+        wire.deliver(exercise, answer, wire.desk())
+        return None
     report = run(exercise, answer, seed=int(os.environ.get("MECHLIB_SEED", "0")))
     if _graded():
         return _to_nbgrader(report)

@@ -1,15 +1,16 @@
 """The conversation between a check in a student's kernel and the desk of the grader, in another process.
 
-The kernel asks for an exercise's cases; the desk hands out one after the other and keeps what comes back as bytes. The
-cases are made from the grader's secret seed, so nobody knows them beforehand; what an answer should give never crosses.
+The kernel asks for an exercise's cases; the desk hands out one after the other and keeps what comes back as bytes.
+The cases are made from the grader's secret seed, so nobody knows them beforehand; what an answer should give never
+crosses.
 
     kernel  ? turn exercise          I am checking this exercise
     desk    turn nonce case          here is a case (without one: there are no more)
     kernel  ! nonce outcome          this is what the answer did (without one: the answer was borrowed)
 
-Everything on the kernel's side may have been rewritten by a student. So the desk hands out cases only while the released
-check of that exercise runs, and only once; and it takes an outcome only for the case that it has handed out last, which
-the nonce proves. A student's code can still answer a case by other means than the answer. It then computes
+Everything on the kernel's side may have been rewritten by a student. So the desk hands out cases only while the
+released check of that exercise runs, and only once; and it takes an outcome only for the case that it has handed out
+last, which the nonce proves. A student's code can still answer a case by other means than the answer. It then computes
 what the exercise asks for, from inputs that it has not seen before: no forgery, but a solution.
 """
 

@@ -1,4 +1,7 @@
-"""nbgrader's gradebook: enter the verdicts, keep what a person has given, write the feedback. Only the driver does this."""
+"""nbgrader's gradebook: enter the verdicts, keep what a person has given, write the feedback.
+
+Only the driver does this.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""A process that has the heavy imports behind it, and forks a child for every request: seconds saved, each time.
+"""A process that has the heavy imports behind it, and forks a child for every request.
 
-A request is a function of ours and plain arguments, over a Unix socket in a private folder. The connection stays open as
-the child's lifeline: whoever asked learns the exit status over it, and when the asker ends, the child is killed. When
-the server itself ends, the kernel kills its children (PR_SET_PDEATHSIG). So nothing outlives the grader, however it ends.
+A request is a function of ours and plain arguments, over a Unix socket in a private folder. The connection stays
+open as the child's lifeline: whoever asked learns the exit status over it, and when the asker ends, the child is
+killed. When the server itself ends, the kernel kills its children (PR_SET_PDEATHSIG). So nothing outlives the grader,
+however it ends.
 
 The server never sees a seed or a submission, and its environment is scrubbed: students' kernels inherit its memory.
 """
@@ -20,7 +21,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -47,15 +49,12 @@ class Child:
     """A forked process: wait for it, or kill it."""
 
     def __init__(self, lifeline: socket.socket, pid: int):
-        self.lifeline, self.pid, self._status = lifeline, pid, None
-
-    def fileno(self) -> int:
-        """Readable when the child has ended, so that `multiprocessing.connection.wait` can wait for several."""
-        return self.lifeline.fileno()
+        self.lifeline, self.pid = lifeline, pid
+        self._status: int | None = None
 
     def wait(self, timeout: float | None = None) -> int | None:
         """The exit status (negative for a signal), or None if the child still runs after `timeout` seconds."""
-        if self._status is None and connection.wait([self], timeout):
+        if self._status is None and connection.wait([self.lifeline], timeout):
             try:
                 self._status = int(self.lifeline.recv(16) or b"-9")
             except OSError:
@@ -89,14 +88,15 @@ class ForkServer:
     """Starts the server; use it in a `with` statement.
 
     modules: what it imports beforehand; one that cannot be imported is left out.
+    warm_up: a function of ours ("module:function") and its argument, called once after that.
     """
 
-    def __init__(self, modules: Sequence[str]):
+    def __init__(self, modules: Sequence[str], warm_up: tuple[str, Any] | None = None):
         self.folder = tempfile.TemporaryDirectory(prefix="mechlib-")
         self.address = str(Path(self.folder.name) / "fork")
         self.process = subprocess.Popen(
             # -P: the folder that we stand in is the course's, and holds who knows what
-            [sys.executable, "-P", "-m", "mechlib.grading.forkserver", self.address, *modules],
+            [sys.executable, "-P", "-m", "mechlib.grading.forkserver", self.address, json.dumps(warm_up), *modules],
             stdin=subprocess.PIPE,  # its end tells the server that we have ended
             stdout=subprocess.PIPE,
             env=clean_environment(),
@@ -186,12 +186,16 @@ def _fork_for(lifeline: socket.socket) -> int:
         _close_all_but({1, 2, *fds})
         os.open(os.devnull, os.O_RDWR)  # this is 0 now
         os.dup2(2, 1)  # nothing of a child may reach whoever reads our standard output
-        module, function = wanted["target"].split(":")
-        status = getattr(importlib.import_module(module), function)(wanted["arguments"], fds)
+        status = _function(wanted["target"])(wanted["arguments"], fds)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status if isinstance(status, int) else 1)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def die_with_parent(parent: int) -> None:
@@ -210,21 +214,19 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 def _say(lifeline: socket.socket, number: int) -> None:
-    try:
+    with suppress(OSError):  # who asked may be gone
         lifeline.send(str(number).encode())
-    except OSError:
-        pass  # who asked is gone
 
 
 def main() -> None:
     """Import, and serve."""
-    address, *modules = sys.argv[1:]
+    address, warm_up, *modules = sys.argv[1:]
     sys.argv = sys.argv[:1]
     for module in modules:
-        try:
+        with suppress(ImportError):
             importlib.import_module(module)
-        except ImportError:
-            pass
+    if wanted := json.loads(warm_up):
+        _function(wanted[0])(wanted[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # what is imported is never garbage; looking at it would copy its pages into every child

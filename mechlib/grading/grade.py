@@ -203,7 +203,11 @@ class Class:
         if self.options.regrade:
             return None
         row = self.store.record(student, self.keys[student])
-        return row if row and (row.status == MISSING or feedback_page(self.course, self.chapter, student).is_file()) else None
+        return (
+            row
+            if row and (row.status == MISSING or feedback_page(self.course, self.chapter, student).is_file())
+            else None
+        )
 
     def submission(self, student: str) -> Path:
         return self.course / "submitted" / student / self.chapter
@@ -317,7 +321,8 @@ def fork_server(release: NotebookNode) -> Any:
     """The fork server with the chapter's imports behind it; its address is what `with` gives."""
     if not sys.platform.startswith("linux"):
         return nullcontext("")
-    return ForkServer([*HEAVY, *OURS, *imported(release)])
+    checks = [cell.metadata["check"] for cell in release.cells if "check" in cell.metadata]
+    return ForkServer([*HEAVY, *OURS, *imported(release)], ("mechlib.grading.judging:warm_up", checks))
 
 
 def imported(notebook: NotebookNode) -> list[str]:

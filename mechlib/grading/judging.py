@@ -13,7 +13,7 @@ from mechlib.checker.card import card
 from mechlib.checker.encoding import Unreadable
 from mechlib.checker.exercise import Case, Exercise
 from mechlib.checker.judge import Verdict
-from mechlib.checker.observe import Outcome, request
+from mechlib.checker.observe import Outcome, observe, request
 from mechlib.checker.run import Report, borrowed, judge_all, judging
 from mechlib.grading.run import Run, explained_error
 
@@ -83,6 +83,15 @@ class Judge:
             pass
         sentence = "Your answer gives something that cannot be compared with what it should give."
         return Report(name, "fail", 0.0, exercise.points, Verdict("unusable", sentence))
+
+
+def warm_up(names: Sequence[str]) -> None:
+    """Check an answer to each exercise once, in the fork server: PyTorch imports much when it is first used, and the
+    models that cases are about stay in memory."""
+    for name in names:
+        exercise = exercises.get(name)
+        for case in exercise.cases(0):
+            observe(exercise.equivalents[0], request(case))
 
 
 # ---- in the notebook

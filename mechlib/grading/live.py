@@ -25,7 +25,11 @@ class LiveTable:
         self.running: dict[str, float] = {}
         self.rows: dict[str, Row] = {}
         self.bar = Progress(
-            TextColumn(chapter), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), auto_refresh=False
+            TextColumn(chapter),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            auto_refresh=False,
         )
         self.task = self.bar.add_task(chapter, total=len(names))
         self.live = Live(get_renderable=self._draw, console=self.console, refresh_per_second=2, transient=True)

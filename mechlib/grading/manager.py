@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Any
+from typing import Any, cast
 
+from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import KernelProvisionerBase
@@ -20,25 +21,25 @@ LARGEST_MESSAGE = 16 * MIB  # a kernel that sends a larger one is cut off
 class SandboxProvisioner(KernelProvisionerBase):
     """Starts and ends the kernel's room (Jupyter's name for who does that is a provisioner)."""
 
-    def __init__(self, sandbox: Sandbox, limits: Limits, **options: Any):
-        super().__init__(**options)
-        self.sandbox, self.limits = sandbox, limits
+    def __init__(self, sandbox: Sandbox, limits: Limits, session_key: bytes):
+        super().__init__()
+        self.sandbox, self.limits, self.session_key = sandbox, limits, session_key
         self.room: Room | None = None
 
     @property
     def has_process(self) -> bool:
         return self.room is not None
 
-    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
-        key = self.parent.session.key
-        connection = {
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        key = self.session_key
+        connection: dict[str, Any] = {
             **{f"{channel}_port": number for number, channel in enumerate(CHANNELS, start=1)},
             "key": key.decode(),
             "signature_scheme": "hmac-sha256",
             "transport": "ipc",
         }
         self.room = Room(self.sandbox, connection, self.limits)
-        self.connection_info = {**connection, "key": key, "ip": self.room.ip}
+        self.connection_info = cast(KernelConnectionInfo, connection | {"key": key, "ip": self.room.ip})
         return self.connection_info
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class SandboxManager(AsyncKernelManager):
     def __init__(self, sandbox: Sandbox, limits: Limits, **options: Any):
         super().__init__(transport="ipc", **options)
         self.context.maxmsgsize, self.context.rcvhwm = LARGEST_MESSAGE, 100
-        self.provisioner = SandboxProvisioner(sandbox, limits, parent=self)
+        self.provisioner = self.sandbox = SandboxProvisioner(sandbox, limits, self.session.key)
 
     @property
     def kernel_spec(self) -> KernelSpec:

@@ -1,9 +1,9 @@
 """Put this process into a room of its own: Linux namespaces, with what the kernel itself offers and nothing else.
 
-`enter` is called in a fresh fork, before any code of a student's runs in it. Afterwards the process sees a file system that
-holds Python, the installed packages and mechlib, all read-only, and a small folder of its own in memory; no other
-process; no network; and it has no right to change any of it. bubblewrap does the same for a program that it starts;
-here it is done to a process that has torch imported already.
+`enter` is called in a fresh fork, before any code of a student's runs in it. Afterwards the process sees a file
+system that holds Python, the installed packages and mechlib, all read-only, and a small folder of its own in memory; no
+other process; no network; and it has no right to change any of it. bubblewrap does the same for a program that it
+starts; here it is done to a process that has torch imported already.
 
     fork server
       outer     in the host's process namespace; waits, and hands on the exit status

@@ -1,7 +1,7 @@
 """Execute one grafted submission in a sandbox and collect what its checks observed. Nothing is judged here.
 
-`observe_submission` takes and returns plain data, so it runs wherever there is a sandbox: in a worker on this machine or
-on another one.
+`observe_submission` takes and returns plain data, so it runs wherever there is a sandbox: in a worker on this machine
+or on another one.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ class _Client(NotebookClient):
 
     async def async_start_new_kernel(self, **kwargs: object) -> None:
         await super().async_start_new_kernel(**kwargs)
-        room = self.manager.provisioner.room
+        room = self.manager.sandbox.room
+        assert room
         self.desk = Desk(Connection(room.desk), self.requests)
         self._serving = threading.Thread(target=self.desk.serve, daemon=True)
         self._serving.start()

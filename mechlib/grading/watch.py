@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -53,10 +54,8 @@ class Watch:
 def end_all(processes: list[psutil.Process]) -> None:
     """Kill these processes, the first one first: in a sandbox, its end is the end of the others."""
     for process in processes:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
 
 
 def memory(processes: list[psutil.Process], enough: int) -> int:

@@ -74,7 +74,9 @@ def limit_memory() -> None:
     """A notebook or an outcome that was made to fill the memory ends its worker, not the machine."""
     if hasattr(resource, "RLIMIT_DATA"):
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard), hard)
+        )
 
 
 # ---- which file
