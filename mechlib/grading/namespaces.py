@@ -60,7 +60,7 @@ class NoSandbox(Exception):
 def enter(limits: Limits, hidden: Sequence[str] = ()) -> None:
     """Returns in a grandchild of this process, which is in the room. The process itself only waits for it, and ends.
 
-    hidden: folders that must not be seen, should they lie in something that is.
+    hidden: folders that must not be seen, should they lie in something that is (a course under Python's prefix, say).
 
     Raises:
         NoSandbox: in the room or here, when the machine refuses a step.
@@ -150,12 +150,20 @@ def _furnish(limits: Limits, hidden: Iterable[str], owner: int) -> None:
     os.mkdir("/proc")
     _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for folder in hidden:
-        if os.path.isdir(folder):
-            _mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4k,ro")
+        if os.path.isdir(folder) and any(_is_inside(folder, outer) for outer in shown):
+            _mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
+            for inner in shown:
+                if _is_inside(inner, folder):
+                    _show(inner)
+            _set_attributes(folder, ATTR_READ_ONLY | ATTR_NOSUID | ATTR_NODEV, recursive=False)
     _call("umount2", b"/host", MNT_DETACH)
     os.rmdir("/host")
     _set_attributes("/", ATTR_READ_ONLY | ATTR_NOSUID | ATTR_NODEV, recursive=False)
     os.umask(0o022)
+
+
+def _is_inside(inner: str, outer: str) -> bool:
+    return Path(inner).is_relative_to(outer)
 
 
 def _show(folder: str) -> None:

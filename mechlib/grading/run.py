@@ -136,10 +136,10 @@ class _Client(NotebookClient):
             reason = f"this took longer than {self.timeout:g} s and could not be stopped, so Python was ended"
         elif isinstance(error, DeadKernelError):
             reason = "Python ended while this ran (too much memory, or a call that exits)"
-            if self.watch and self.watch.reason:
-                reason = f"Python was ended while this ran: {self.watch.reason}"
         else:
             reason = f"Python sent what could not be understood ({type(error).__name__}), so it was ended"
+        if self.watch and self.watch.reason:
+            reason = f"Python was ended while this ran: {self.watch.reason}"
         cell.outputs.append(explained_error("KernelLost", f"{reason}; the cells below did not run."))
 
     def _cell_started(self, cell: NotebookNode, cell_index: int) -> None:

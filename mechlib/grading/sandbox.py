@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mechlib.grading.forkserver import Child, clean_environment, fork
@@ -139,9 +140,14 @@ def bubblewrap(limits: Limits, hidden: Sequence[str], info: int) -> list[str]:
             walls += ["--symlink", os.readlink(folder), folder]
         elif os.path.exists(folder):
             walls += ["--perms", "0755", "--dir", os.path.dirname(folder), "--ro-bind", folder, folder]
-    for folder in hidden:
-        if any(folder.startswith(f"{shown}/") for shown in visible_folders()):
-            walls += ["--tmpfs", folder]
+    shown = [Path(folder) for folder in visible_folders()]
+    for folder in map(Path, hidden):
+        if any(folder.is_relative_to(outer) for outer in shown):
+            walls += ["--perms", "0755", "--tmpfs", str(folder)]
+            for inner in shown:
+                if inner.is_relative_to(folder):
+                    walls += ["--ro-bind", str(inner), str(inner)]
+            walls += ["--remount-ro", str(folder)]
     return [*walls, "--size", str(limits.disk), "--tmpfs", "/dev/shm", "--remount-ro", "/", "--chdir", "/tmp"]
 
 

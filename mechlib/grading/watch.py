@@ -42,7 +42,7 @@ class Watch:
                 return
             if time.monotonic() > end:
                 self.reason = f"the notebook took longer than {self.limits.notebook:g} s"
-            elif sum(map(_threads, processes)) > 2 * self.limits.processes:
+            elif sum(map(_threads, processes)) > 1.2 * self.limits.processes:
                 self.reason = f"it started more than {self.limits.processes} processes"
             elif memory(processes, self.limits.memory) > self.limits.memory:
                 self.reason = f"it used more than {self.limits.memory / MIB:.0f} MiB of memory"
