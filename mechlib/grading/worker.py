@@ -17,6 +17,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from mechlib.grading.clean import clean
 from mechlib.grading.graft import EXTRA, UnreadableNotebook, graft, match_cells, read_submission
 from mechlib.grading.judging import Judge, Verdicts
 from mechlib.grading.limits import MIB, Limits
@@ -56,6 +57,7 @@ def grade_submission(job: dict[str, Any]) -> dict[str, Any]:
     notebook, limits = grafted.notebook, Limits(**job["limits"])
     judge = Judge([cell.metadata["check"] for cell in notebook.cells if "check" in cell.metadata], seed)
     run = observe_submission(notebook, judge.requests(), limits, Sandbox(**job["sandbox"]))
+    clean(notebook, release)
     verdicts = judge.settle(notebook, run)
     write_whole(Path(job["folder"]) / "notebook.ipynb", nbformat.writes(notebook).encode())
     added = {cell.id for cell in notebook.cells if EXTRA in cell.metadata.get("tags", [])}
