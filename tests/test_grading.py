@@ -22,7 +22,9 @@ SEED = 98765432
 
 @pytest.fixture(scope="module")
 def sandbox():
-    return gradable.sandbox()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        gradable.share_server(monkeypatch)
+        yield gradable.sandbox()
 
 
 @pytest.fixture(scope="module")

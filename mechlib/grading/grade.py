@@ -52,6 +52,7 @@ from mechlib.grading.store import InUse, Store, key
 
 HEAVY = ("torch", "transformer_lens", "transformers", "matplotlib.pyplot", "ipykernel.kernelapp", "nbclient")
 OURS = ("mechlib.exercises", "mechlib.grading.worker", "mechlib.grading.kernel")
+WARM_UP = "mechlib.grading.judging:warm_up"
 TIME_TO_JUDGE = 120  # seconds that a worker has beyond its notebook's
 
 
@@ -109,10 +110,14 @@ def grade(course: Path, chapter: str, options: Options) -> list[Row]:
         course = course.resolve()
         chapter = released_chapter(course, chapter)
         names = submitted_students(course, chapter, options.students)
-        store = Store(course, chapter)
-        with store.locked():
-            rows = Class(store, options).grade(names)
-        write_grades(course / "grades.csv", rows, keep_others=options.students != "*")
+        try:
+            store = Store(course, chapter)
+            with store.locked():
+                rows = Class(store, options).grade(names)
+            write_grades(course / "grades.csv", rows, keep_others=options.students != "*")
+        except (OSError, StepFailed) as error:
+            stop_for(error)
+            raise
     return rows
 
 
@@ -322,7 +327,7 @@ def fork_server(release: NotebookNode) -> Any:
     if not sys.platform.startswith("linux"):
         return nullcontext("")
     checks = [cell.metadata["check"] for cell in release.cells if "check" in cell.metadata]
-    return ForkServer([*HEAVY, *OURS, *imported(release)], ("mechlib.grading.judging:warm_up", checks))
+    return ForkServer([*HEAVY, *OURS, *imported(release)], (WARM_UP, checks))
 
 
 def imported(notebook: NotebookNode) -> list[str]:
