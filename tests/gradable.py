@@ -2,6 +2,8 @@
 
 import atexit
 import os
+import shutil
+import tempfile
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -82,8 +84,11 @@ check("superposition.dimensions_per_feature", dimensions_per_feature)
 '''
 
 
-def write_course(root: Path) -> Path:
-    """A repository with this one chapter, released."""
+@cache
+def repository() -> Path:
+    """A repository with this one chapter, released; made once, so do not write into it."""
+    root = Path(tempfile.mkdtemp(prefix="mechlib-test-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     source = root / "solutions" / CHAPTER / f"{CHAPTER}.py"
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE, encoding="utf-8")
@@ -91,8 +96,9 @@ def write_course(root: Path) -> Path:
     return root
 
 
-def hand_in(root: Path, course: Path, student: str, *changes, answered: set[str] = WORDS):
-    """Put a student's notebook into another course's submitted/; its chapters/ is filled as well."""
+def hand_in(course: Path, student: str, *changes, answered: set[str] = WORDS):
+    """Put a student's notebook into the submitted/ of a course, which may be new; return its path."""
+    root = repository()
     released = nbformat.read(release.chapter_path(root, CHAPTER), as_version=4)
     solved = nbformat.read(release.solved_path(root, CHAPTER), as_version=4)
     target = release.chapter_path(course, CHAPTER)

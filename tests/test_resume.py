@@ -31,11 +31,10 @@ def sandbox():
 @pytest.fixture(scope="module")
 def course(tmp_path_factory, sandbox):
     """Four students, graded without disturbance; a person has read one of the answers."""
-    root = gradable.write_course(tmp_path_factory.mktemp("resume") / "root")
-    course = root / "course"
-    gradable.hand_in(root, course, "ann")
-    gradable.hand_in(root, course, "bob", demo.in_answer(MODEL, "def broken(:"))
-    gradable.hand_in(root, course, "cem", answered={WHY})
+    course = tmp_path_factory.mktemp("resume") / "course"
+    gradable.hand_in(course, "ann")
+    gradable.hand_in(course, "bob", demo.in_answer(MODEL, "def broken(:"))
+    gradable.hand_in(course, "cem", answered={WHY})
     (course / "submitted" / "dan" / CHAPTER).mkdir(parents=True)
     (course / "submitted" / "dan" / CHAPTER / f"{CHAPTER}.ipynb").write_text("on paper")
     run(course, sandbox)

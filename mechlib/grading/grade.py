@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 
 from mechlib.grading import worker
 from mechlib.grading.book import Book, feedback_page, graded_names
+from mechlib.grading.class_report import write_report
 from mechlib.grading.course import StepFailed
 from mechlib.grading.forkserver import Child, ForkServer, ServerLost, fork
 from mechlib.grading.limits import MIB, Limits
@@ -99,7 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mechlib grade: {error}", file=sys.stderr)
         return 1
     print(table(rows))
-    print(f"{len(rows)} student{'s' * (len(rows) != 1)}; what they earned stands in {given.course / 'grades.csv'}.")
+    where = f"grades in {given.course / 'grades.csv'}, pages for students in {given.course / 'feedback'}"
+    report = f"about the class: {report_page(given.course, rows[0].chapter)}"
+    print(f"{len(rows)} student{'s' * (len(rows) != 1)}: {where}; {report}.")
     return 1 if any(row.status == FAILED for row in rows) else 0
 
 
@@ -114,11 +117,18 @@ def grade(course: Path, chapter: str, options: Options) -> list[Row]:
             store = Store(course, chapter)
             with store.locked():
                 rows = Class(store, options).grade(names)
+                write_report(
+                    report_page(course, chapter), chapter, store.records() if options.students != "*" else rows
+                )
             write_grades(course / "grades.csv", rows, keep_others=options.students != "*")
         except (OSError, StepFailed) as error:
             stop_for(error)
             raise
     return rows
+
+
+def report_page(course: Path, chapter: str) -> Path:
+    return course / "reports" / f"{chapter}.html"
 
 
 def released_chapter(course: Path, name: str) -> str:
