@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -40,8 +41,7 @@ def end(arguments, fds):
 def tell(arguments, fds):
     open_files = sorted(int(name) for name in os.listdir("/proc/self/fd"))
     threads = len(os.listdir("/proc/self/task"))
-    block = open("/proc/self/environ", "rb").read()
-    secret = b"of-the-instructor" in block
+    secret = b"of-the-instructor" in Path("/proc/self/environ").read_bytes()
     os.write(fds[0], repr((dict(os.environ), secret, open_files, threads, REMEMBERED)).encode())
     return 0
 

@@ -29,6 +29,7 @@ from typing import Any
 
 LONGEST_REQUEST = 65536  # bytes
 READY = b"ready\n"
+MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_STREAM)  # what is sent at once arrives at once, and alone
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ")
 ENVIRONMENT = {
@@ -76,7 +77,7 @@ def fork(server: str, target: str, arguments: Mapping[str, Any], fds: Sequence[i
 
     What the function returns is the child's exit status.
     """
-    lifeline = socket.socket(socket.AF_UNIX)
+    lifeline = socket.socket(socket.AF_UNIX, MESSAGES)
     try:
         lifeline.connect(server)
         socket.send_fds(lifeline, [json.dumps({"target": target, "arguments": arguments}).encode()], list(fds))
@@ -133,7 +134,7 @@ def serve(address: str) -> None:
     lifelines: dict[int, socket.socket] = {}  # by the child's pidfd
     children: dict[int, tuple[int, int]] = {}  # by the lifeline's descriptor: pidfd and pid
     statuses: dict[int, int] = {}  # by the process id of a child that has ended
-    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as ready:
+    with socket.socket(socket.AF_UNIX, MESSAGES) as listener, selectors.DefaultSelector() as ready:
         listener.bind(address)
         listener.listen(128)
         ready.register(listener, selectors.EVENT_READ)
