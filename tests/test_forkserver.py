@@ -111,9 +111,12 @@ def test_everything_ends_with_the_server():
     )
     pid = int(driver.stdout.readline())
     (server,) = psutil.Process(driver.pid).children()
+    folder = os.path.dirname(next(word for word in server.cmdline() if word.endswith("/fork")))
+    assert os.path.isdir(folder)
     driver.kill()
     driver.wait()
     assert gone(pid) and gone(server.pid)
+    assert not os.path.exists(folder)
 
 
 def test_a_server_that_is_gone_is_said(tmp_path):

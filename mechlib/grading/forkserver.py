@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -118,7 +119,8 @@ class ForkServer:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
-        self.folder.cleanup()
+        with suppress(OSError):  # the server has removed it
+            self.folder.cleanup()
 
 
 def clean_environment() -> dict[str, str]:
@@ -197,6 +199,7 @@ def _fork_for(lifeline: socket.socket) -> int:
     try:
         die_with_parent(server)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _close_all_but({1, 2, *fds})
         os.open(os.devnull, os.O_RDWR)  # this is 0 now
         os.dup2(2, 1)  # nothing of a child may reach whoever reads our standard output
@@ -240,7 +243,8 @@ def _say(lifeline: socket.socket, number: int) -> None:
 def main() -> None:
     """Import, and serve."""
     address, warm_up, *modules = sys.argv[1:]
-    with_parent(signal.SIGKILL)  # while we import, we do not see that our standard input ends
+    signal.signal(signal.SIGTERM, lambda *_: _leave(address))
+    with_parent(signal.SIGTERM)  # while we import, we do not see that our standard input ends
     sys.argv = sys.argv[:1]
     for module in modules:
         with suppress(ImportError):
@@ -253,6 +257,13 @@ def main() -> None:
     with_parent(0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # a child that is killed leaves its own children to us
     serve(address)
+    _leave(address)
+
+
+def _leave(address: str) -> None:
+    """End, also where nobody is left to tidy up behind us: workers keep their passing files in our folder."""
+    shutil.rmtree(os.path.dirname(address), ignore_errors=True)
+    os._exit(0)
 
 
 if __name__ == "__main__":
