@@ -32,7 +32,7 @@ LONGEST_REQUEST = 65536  # bytes
 READY = b"ready\n"
 MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_STREAM)  # what is sent at once arrives at once, and alone
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ")
+INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ", "MECHLIB_SOLUTIONS")
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
