@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mechlib import exercises
-from mechlib.checker import card, record
+from mechlib.checker import card, record, wire
 from mechlib.checker.card import Card
 from mechlib.checker.run import Report, run
 
@@ -49,6 +49,9 @@ def check(id: str, answer: Callable) -> float | None:
         answer: your function or class itself, not the result of calling it.
     """
     exercise = exercises.get(id)
+    if wire.VARIABLE in os.environ:  # graded: another process judges, see `wire`
+        wire.deliver(exercise, answer, wire.desk())
+        return None
     report = run(exercise, answer, seed=int(os.environ.get("MECHLIB_SEED", "0")))
     if _graded():
         return _to_nbgrader(report)

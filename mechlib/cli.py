@@ -82,6 +82,8 @@ def release(arguments: list[str]) -> int:
 
 
 def grade(arguments: list[str]) -> int:
+    if sys.platform == "win32":
+        return fail("grading needs Linux or macOS; on Windows, use the Windows Subsystem for Linux.")
     from mechlib.grading.grade import main
 
     return main(arguments)

@@ -1,33 +1,39 @@
 """A class with every mishap gets the right numbers, and nobody's mistake stops the others."""
 
 import csv
-import json
 import shutil
 
+import gradable
 import nbformat
 import pytest
-import standin
+from gradable import CHAPTER, DIMENSIONS, MODEL, NORMS, WHY
 from nbformat.v4 import new_code_cell, new_output
 
-from mechlib.grading import demo, grade, release, report
-from mechlib.grading.run import Run, earned, settle
+from mechlib.checker.judge import Verdict
+from mechlib.checker.run import Report
+from mechlib.grading import class_report, demo, grade, judging, report, worker
+from mechlib.grading.course import grading_config, open_api
+from mechlib.grading.judging import Verdicts
+from mechlib.grading.limits import Limits
+from mechlib.grading.run import Run, explained_error
 
-CHAPTER = standin.CHAPTER
 SEED = 98765432
-WORDS = {"toy.add", "toy.counter", "toy.mean", "toy.why"}
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory):
-    """A released course whose demonstration class has been graded by `make grade-demo`."""
-    root = tmp_path_factory.mktemp("graded") / "course"
-    standin.write_course(root)
+def sandbox():
     with pytest.MonkeyPatch.context() as monkeypatch:
-        standin.install(monkeypatch, root)
-        assert release.main(["--root", str(root)]) == 0
-        options = ["--root", str(root), "--folder", str(root / "demo"), "--timeout", "2", "--seed", str(SEED)]
-        assert demo.main([*options, CHAPTER]) == 0
-        yield root
+        gradable.share_server(monkeypatch)
+        yield gradable.sandbox()
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory, sandbox):
+    """A released course whose demonstration class has been graded by `make grade-demo`."""
+    root = tmp_path_factory.mktemp("graded")
+    options = ["--root", str(gradable.repository()), "--folder", str(root / "demo"), "--timeout", "4"]
+    assert demo.main([*options, "--seed", str(SEED), "--sandbox", sandbox, CHAPTER]) == 0
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +43,23 @@ def grades(course):
 
 
 SCORES = {
-    "all-right": 10,
+    "all-right": 5,
     "nothing-done": 0,
-    "half-right": 2,
-    "syntax-error": 7,
-    "endless-loop": 7,
+    "half-right": 1,
+    "syntax-error": 4,
+    "endless-loop": 4,
     "not-a-notebook": 0,
-    "check-deleted": 10,
-    "check-edited": 7,
-    "clumsy": 10,
-    "ends-python": 7,
+    "check-deleted": 5,
+    "check-edited": 4,
+    "clumsy": 5,
+    "ends-python": 4,
     "handed-in-nothing": 0,
 }
 
 
 def test_every_student_has_a_row_with_the_right_number(grades):
     assert {student: float(row["score"]) for student, row in grades.items()} == SCORES
-    assert {row["max_score"] for row in grades.values()} == {"12"}
+    assert {row["max_score"] for row in grades.values()} == {"7"}
 
 
 def test_every_exercise_has_a_column(grades):
@@ -64,19 +70,19 @@ def test_every_exercise_has_a_column(grades):
         "status",
         "score",
         "max_score",
-        "toy.add",
-        "toy.counter",
-        "toy.why",
-        "toy.mean",
+        NORMS,
+        MODEL,
+        WHY,
+        DIMENSIONS,
     ]
     assert list(row) == [*columns, "remarks"]
-    assert [row[name] for name in ("toy.add", "toy.counter", "toy.mean", "toy.why")] == ["2", "5", "0", ""]
+    assert [row[name] for name in (NORMS, MODEL, DIMENSIONS, WHY)] == ["1", "3", "0", ""]
 
 
 def test_statuses(grades):
     found = {student: row["status"] for student, row in grades.items()}
     assert found["all-right"] == found["clumsy"] == found["check-edited"] == report.MANUAL
-    assert found["half-right"] == report.GRADED
+    assert found["half-right"] == report.PARTLY
     assert found["nothing-done"] == report.NOT_STARTED
     assert found["not-a-notebook"] == report.UNREADABLE
     assert found["handed-in-nothing"] == report.MISSING
@@ -85,15 +91,15 @@ def test_statuses(grades):
 @pytest.mark.parametrize(
     ("student", "words"),
     [
-        ("all-right", "10.0 / 12.0"),
+        ("all-right", "5.0 / 7.0"),
         ("syntax-error", "SyntaxError"),
-        ("endless-loop", "was stopped after 2 s"),
+        ("endless-loop", "was stopped after 4 s"),
         ("not-a-notebook", "not JSON"),
         ("check-edited", "had been edited; the original was used"),
         ("check-deleted", "was missing; the original was used"),
         ("ends-python", "ended Python"),
         ("handed-in-nothing", "no notebook was handed in"),
-        ("half-right", "toy.counter: NotImplementedError"),
+        ("half-right", "is not written yet"),
         ("clumsy", "the notebook was called my work (final).ipynb"),
     ],
 )
@@ -108,9 +114,7 @@ def test_no_report_tells_the_seed(course):
 
 
 def test_the_gradebook_agrees(course, grades):
-    from mechlib.grading.course import grading_config, open_api
-
-    with open_api(course / "demo", grading_config()).gradebook as gradebook:
+    with open_api(course / "demo", grading_config(course / "demo")).gradebook as gradebook:
         for student, score in SCORES.items():
             if grades[student]["status"] != report.MISSING:
                 assert gradebook.find_submission(CHAPTER, student).score == score
@@ -122,130 +126,111 @@ def test_experiments_do_not_run(course):
     assert experiments and not any(cell.outputs for cell in experiments)
 
 
-def test_grading_again_keeps_what_a_person_gave_and_the_other_rows(course, tmp_path):
-    from mechlib.grading.course import grading_config, open_api
+def regrade(course, sandbox, *options):
+    return grade.main([CHAPTER, "--course", str(course), "--timeout", "4", "--sandbox", sandbox, *options])
 
+
+def test_grading_again_keeps_what_a_person_gave_and_the_other_rows(course, tmp_path, sandbox):
     again = shutil.copytree(course / "demo", tmp_path / "again")
-    with open_api(again, grading_config()).gradebook as gradebook:
+    with open_api(again, grading_config(again)).gradebook as gradebook:
         entry = gradebook.find_grade("toy-why", CHAPTER, CHAPTER, "all-right")
         entry.manual_score, entry.needs_manual_grade = 2, False
         gradebook.db.commit()
-    assert grade.main([CHAPTER, "--course", str(again), "--students", "all-*", "--timeout", "5"]) == 0
+    assert regrade(again, sandbox, "--students", "all-*", "--regrade") == 0
     rows = {row["student"]: row for row in report.read_grades(again / "grades.csv")}
-    assert rows["all-right"]["score"] == "12"
-    assert {student: float(row["score"]) for student, row in rows.items()} == SCORES | {"all-right": 12}
+    assert rows["all-right"]["score"] == "7"
+    assert {student: float(row["score"]) for student, row in rows.items()} == SCORES | {"all-right": 7}
     assert rows["all-right"]["status"] == report.GRADED and "read by a person" not in rows["all-right"]["remarks"]
     page = (again / "feedback" / "all-right" / CHAPTER / f"{CHAPTER}.html").read_text(encoding="utf-8")
-    assert "12.0 / 12.0" in page and "read by a person" not in page
+    assert "7.0 / 7.0" in page and "read by a person" not in page
 
     # Another answer has to be read again; until then it keeps its points.
     path = again / "submitted" / "all-right" / CHAPTER / f"{CHAPTER}.ipynb"
     notebook = nbformat.read(path, 4)
     next(cell for cell in notebook.cells if "question" in cell.metadata).source = "I have thought again."
     nbformat.write(notebook, path)
-    assert grade.main([CHAPTER, "--course", str(again), "--students", "all-right", "--timeout", "5"]) == 0
+    assert regrade(again, sandbox, "--students", "all-right") == 0
     row = next(row for row in report.read_grades(again / "grades.csv") if row["student"] == "all-right")
-    assert row["status"] == report.MANUAL and row["score"] == "12"
+    assert row["status"] == report.MANUAL and row["score"] == "7"
 
 
 # ---- a second class, of stranger submissions
 
 
-def stranger_class(root):
-    """Name -> (notebook, score of the four exercises and questions together)."""
-    released = nbformat.read(release.chapter_path(root, CHAPTER), as_version=4)
-    solved = nbformat.read(release.solved_path(root, CHAPTER), as_version=4)
-
-    def submission(*changes):
-        return demo.hand_in(released, solved, WORDS, changes)
-
-    def in_counter(line):
-        return submission(demo.in_answer("toy.counter", line))
-
-    bare = submission()
-    for cell in bare.cells:
-        cell.metadata = {}
-        del cell["id"]
-    deaf = "def Counter(start):\n    import signal as s; s.signal(s.SIGINT, s.SIG_IGN)\n    while True: pass"
-    return {
-        "silent": (in_counter("check = lambda *arguments: print('all right')"), 2),
-        "too-many-points": (in_counter("import standin_check as s; s.POINTS['toy.counter'] = 500"), 5),
-        "half-points": (submission(demo.in_answer("toy.add", "add = lambda a, b: a + b if a < 0 else 0")), 4),
-        "prints-for-ever": (in_counter("def Counter(start):\n    while True: print('again')"), 5),
-        "cannot-be-stopped": (in_counter(deaf), 2),
-        "bare-of-everything": (bare, 10),
-    }
-
-
-def test_stranger_submissions(course, tmp_path):
+def test_stranger_submissions(course, tmp_path, sandbox):
     root = tmp_path / "strange"
-    target = release.chapter_path(root, CHAPTER)
-    target.parent.mkdir(parents=True)
-    target.write_bytes(release.chapter_path(course, CHAPTER).read_bytes())
-    students = stranger_class(course)
-    for student, (notebook, _) in students.items():
-        folder = root / "submitted" / student / CHAPTER
-        folder.mkdir(parents=True)
-        (folder / f"{CHAPTER}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+
+    def in_model(line):
+        return demo.in_answer(MODEL, line)
+
+    def bare(notebook):
+        for cell in notebook.cells:
+            cell.metadata = {}
+            del cell["id"]
+
+    deaf = "class ToyModel:\n    def __init__(*a): import signal as s; s.signal(s.SIGINT, s.SIG_IGN)\n"
+    deaf += "    def __new__(*a):\n        import signal as s; s.signal(s.SIGINT, s.SIG_IGN)\n        while True: pass"
+    ending = "ToyModel.forward = lambda self, x: x"
+    scores = {
+        "silent": (in_model("check = lambda *arguments: print('all right')"), 1),
+        "half-points": (in_model(ending), 3),
+        "prints-for-ever": (in_model("def dimensions(W):\n    while True: print('again')\ndimensions(1)"), 5),
+        "cannot-be-stopped": (in_model(deaf), 1),
+        "bare-of-everything": (bare, 5),
+    }
+    for student, (change, _) in scores.items():
+        gradable.hand_in(root, student, change)
     (root / "submitted" / "half-points" / CHAPTER / "timestamp.txt").write_text("yesterday, I think")
     (root / "submitted" / "odd[name]").mkdir()
-    rows = {row.student: row for row in grade.grade(root, CHAPTER, timeout=2, seed=SEED)}
+    graded = grade.grade(root, CHAPTER, grade.Options(Limits(cell=4), SEED, sandbox=sandbox))
+    rows = {row.student: row for row in graded}
     assert rows.pop("odd[name]").status == report.FAILED
     assert {student: row.score for student, row in rows.items()} == {
-        student: score for student, (_, score) in students.items()
+        student: score for student, (_, score) in scores.items()
     }
-    assert rows["half-points"].scores["toy.add"] == 1
-    assert rows["cannot-be-stopped"].status == report.TIMED_OUT
-    assert rows["bare-of-everything"].remarks == ["to be read by a person: toy.why"]
+    assert rows["half-points"].scores[MODEL] == 1 and rows["half-points"].verdicts[MODEL] == "partly"
+    assert "timestamp.txt holds no time and was ignored" in rows["half-points"].remarks
+    assert rows["cannot-be-stopped"].status == rows["prints-for-ever"].status == report.TIMED_OUT
+    assert rows["bare-of-everything"].remarks == [f"to be read by a person: {WHY}"]
 
 
 # ---- verdicts
 
 
-def check_cell(*outputs):
-    metadata = {"check": "toy.add", "nbgrader": {"points": 2}}
+def check_cell(*outputs, points=2):
+    metadata = {"check": NORMS, "nbgrader": {"points": points, "grade": True, "solution": False}}
     return new_code_cell("check()", metadata=metadata, outputs=list(outputs))
 
 
-def result(text):
-    return new_output("execute_result", data={"text/plain": text})
+FORGED = new_output("execute_result", data={"text/plain": "2.0"})
+WARNED = new_output("stream", name="stderr", text="a warning")
 
 
 @pytest.mark.parametrize(
-    ("outputs", "points"),
-    [
-        ([result("2.0")], 2),
-        ([result("0.5")], 0.5),
-        ([new_output("stream", name="stderr", text="a warning"), result("2.0")], 2),
-        ([], None),
-        ([new_output("stream", name="stdout", text="2.0")], None),
-        ([result("2.5")], None),
-        ([result("nan")], None),
-        ([result("-1")], None),
-        ([result("True")], None),
-        ([result("2.0"), result("2.0")], None),
-        ([result("2.0"), new_output("error", ename="E", evalue="", traceback=[])], None),
-    ],
+    ("status", "earned"), [("pass", 2.0), ("partly", 0.5), ("fail", 0.0), ("borrowed", 0.0), ("not_written", 0.0)]
 )
-def test_only_one_number_within_bounds_earns_points(outputs, points):
+def test_nbgrader_reads_the_judgement_and_nothing_that_the_kernel_has_sent(status, earned):
+    from nbgrader.utils import determine_grade
+
+    cell = check_cell(FORGED, WARNED)
+    judging.write_report(cell, Report(NORMS, status, earned, 2, Verdict(status, "A sentence.")))
+    assert determine_grade(cell) == (earned, 2)
+    assert status == "pass" or "A sentence." in str(cell.outputs)
+
+
+@pytest.mark.parametrize("outputs", [[], [FORGED], [WARNED, FORGED], [explained_error("KernelLost", "gone")]])
+def test_no_verdict_is_no_points(outputs):
     from nbgrader.utils import determine_grade
 
     cell = check_cell(*outputs)
-    assert earned(cell) == points
-    settle(cell, Run())
-    cell.metadata["nbgrader"] |= {"grade": True, "solution": False}
-    assert determine_grade(cell) == (points or 0, 2)
-
-
-def test_a_failed_check_shows_its_message_alone():
-    cell = check_cell(new_output("error", ename="CheckFailed", evalue="Swap them.", traceback=["a", "long", "way"]))
-    settle(cell, Run())
-    assert cell.outputs[0].traceback == ["Swap them."]
+    judging.write_missing(cell, Run())
+    assert determine_grade(cell) == (0, 2)
 
 
 def test_a_borrowed_answer_is_reported():
-    notebook = nbformat.v4.new_notebook(cells=[new_code_cell('add = borrow("toy.add")'), check_cell(result("0.0"))])
-    assert grade.happenings(notebook, Run(), 2) == ["toy.add was borrowed"]
+    notebook = nbformat.v4.new_notebook(cells=[new_code_cell(f'norms = borrow("{NORMS}")'), check_cell()])
+    verdicts = Verdicts(earned={NORMS: 0.0}, status={NORMS: "fail"})
+    assert worker.happenings(notebook, Run(), verdicts, Limits()) == [f"{NORMS} was borrowed"]
 
 
 # ---- grades.csv and the command
@@ -285,5 +270,30 @@ def test_what_is_missing_is_said(tmp_path, capsys):
 
 def test_the_demo_does_not_overwrite_a_folder_of_yours(course, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
-    assert demo.main(["--root", str(course), "--folder", str(tmp_path / "mine"), CHAPTER]) == 1
+    assert demo.main(["--root", str(gradable.repository()), "--folder", str(tmp_path / "mine"), CHAPTER]) == 1
     assert "was not made by this demo" in capsys.readouterr().err
+
+
+# ---- the class report
+
+
+def test_the_class_report_counts_what_went_wrong(course):
+    html = (course / "demo" / "reports" / f"{CHAPTER}.html").read_text(encoding="utf-8")
+    assert "11 students: " in html
+    assert all(name in html for name in (NORMS, MODEL, DIMENSIONS, "ends-python", "endless-loop"))
+
+
+def test_the_mistakes_most_often_made_are_named(tmp_path):
+    rows = [
+        report.Row("ann", CHAPTER, 7, "graded", 0, {NORMS: 0.0}, [], {NORMS: "fail"}, {NORMS: "over_features"}),
+        report.Row("bob", CHAPTER, 7, "graded", 7, {NORMS: 1.0}, [], {NORMS: "pass"}, {}),
+        report.Row("cem", CHAPTER, 7, "graded", 0, {NORMS: 0.0}, [], {NORMS: "fail"}, {NORMS: "over_features"}),
+        report.Row("dan", CHAPTER, 7, "missing"),
+    ]
+    (mistake,) = class_report.mistake_counts(rows)
+    assert (mistake.name, mistake.students) == ("over_features", ["ann", "cem"]) and mistake.sentence
+    (exercise,) = class_report.exercise_counts(rows)
+    assert exercise.failed == 2 and exercise.counts["pass"] == 1 and exercise.mean == pytest.approx(1 / 3)
+    assert [count for _, count in class_report.histogram(rows[:3])] == [2, *[0] * 8, 1]
+    class_report.write_report(tmp_path / "page.html", CHAPTER, rows)
+    assert mistake.sentence.split("`")[0].split("'")[0] in (tmp_path / "page.html").read_text(encoding="utf-8")

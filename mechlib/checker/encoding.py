@@ -18,6 +18,7 @@ import torch
 from mechlib.checker.exercise import Recipe
 
 MAX_BYTES = 256 * 2**20
+MAX_TREE_BYTES = 8 * 2**20  # of the JSON alone
 MAX_DEPTH = 32
 MAX_INT_BITS = 4096
 NODE_BYTES = 1024  # what each number, string or list counts for on its own
@@ -32,6 +33,10 @@ class Other:
 
 class TooLarge(ValueError):
     """The data is larger than any answer needs to be."""
+
+
+class Unreadable(ValueError):
+    """These are not the bytes of `encode`."""
 
 
 @dataclass
@@ -67,14 +72,33 @@ def encode(value: Any) -> bytes:
     store = _Store()
     tree = json.dumps(_to_tree(value, store, 0)).encode()
     store.spend(len(tree))
+    if len(tree) > MAX_TREE_BYTES:
+        raise TooLarge(f"more than {MAX_TREE_BYTES // 2**20} MiB of text and lists")
     return len(tree).to_bytes(8, "little") + tree + safetensors.torch.save(store.tensors)
 
 
 def decode(data: bytes) -> Any:
-    """Turns the bytes of `encode` back into plain data. Tensors come back on the CPU, without gradients."""
+    """Turns the bytes of `encode` back into plain data. Tensors come back on the CPU, without gradients.
+
+    The bytes may come from a process that a stranger's code runs in, so nothing in them is believed.
+
+    Raises:
+        Unreadable: they are not what `encode` writes, or more than it would write.
+    """
     end = 8 + int.from_bytes(data[:8], "little")
-    tensors = safetensors.torch.load(data[end:])
-    return _from_tree(json.loads(data[8:end]), tensors)
+    if len(data) > MAX_BYTES + MAX_TREE_BYTES or not 8 < end <= min(len(data), 8 + MAX_TREE_BYTES):
+        raise Unreadable("not the size of encoded data")
+    try:
+        tree = json.loads(data[8:end])
+        store = _Store(safetensors.torch.load(data[end:]))
+        value = _from_tree(tree, store, 0)
+    except Unreadable:
+        raise
+    except Exception as error:  # every library has its own; and a RecursionError
+        raise Unreadable(f"not encoded data: {error!r}"[:300]) from None
+    if store.tensors:
+        raise Unreadable("tensors that stand nowhere")
+    return value
 
 
 def _to_tree(value: Any, store: _Store, depth: int) -> Any:
@@ -109,23 +133,30 @@ def _to_tree(value: Any, store: _Store, depth: int) -> Any:
     return {"other": f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")}
 
 
-def _from_tree(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _from_tree(tree: Any, store: _Store, depth: int) -> Any:
+    if depth > MAX_DEPTH + 1:  # where `encode` has cut, it says so one level deeper
+        raise Unreadable("nested too deeply")
+    store.spend(NODE_BYTES)
+
     def inner(child: Any) -> Any:
-        return _from_tree(child, tensors)
+        return _from_tree(child, store, depth + 1)
 
     match tree:
-        case {"tensor": key}:
-            return tensors[key]
-        case {"array": key}:
-            return tensors[key].float().numpy() if tensors[key].dtype == torch.bfloat16 else tensors[key].numpy()
-        case {"recipe": builder, "arguments": arguments}:
-            return Recipe(builder, inner(arguments))
-        case {"tuple": children}:
-            return tuple(inner(child) for child in children)
-        case {"dict": items}:
-            return {inner(key): inner(child) for key, child in items}
-        case {"other": type_name}:
-            return Other(type_name)
+        case None | bool() | int() | float() | str():
+            return tree
         case list():
             return [inner(child) for child in tree]
-    return tree
+        case {"tensor": str(key), **rest} if not rest:
+            return store.tensors.pop(key)  # once, as `encode` does: one tensor named a million times is a bomb
+        case {"array": str(key), **rest} if not rest:
+            tensor = store.tensors.pop(key)
+            return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+        case {"recipe": str(builder), "arguments": arguments, **rest} if not rest:
+            return Recipe(builder, inner(arguments))
+        case {"tuple": list(children), **rest} if not rest:
+            return tuple(inner(child) for child in children)
+        case {"dict": list(items), **rest} if not rest:
+            return {inner(key): inner(child) for key, child in items}
+        case {"other": str(type_name), **rest} if not rest:
+            return Other(type_name[:200])
+    raise Unreadable("a node that `encode` does not write")

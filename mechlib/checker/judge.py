@@ -62,7 +62,7 @@ def judge(exercise: Exercise, case: Case, outcome: Outcome, suspects: Sequence[M
 def _lacks_bfloat16(case: Case, failure: Failure) -> bool:
     """Whether PyTorch lacks an operation that the answer uses, for a case in bfloat16: no fault of the student's."""
     asked = any(isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 for value in case.inputs.values())
-    return asked and "not implemented for 'BFloat16'" in failure.message
+    return asked and failure.kind == "raised" and "not implemented for 'BFloat16'" in failure.message
 
 
 def compare_outcomes(exercise: Exercise, case: Case, expected: Outcome, got: Outcome) -> Difference | None:

@@ -18,19 +18,19 @@ from typing import Any
 import torch
 
 from mechlib.checker import drives, recipes
-from mechlib.checker.encoding import decode, encode
+from mechlib.checker.encoding import Unreadable, decode, encode
 from mechlib.checker.exercise import Case
 
 MAX_PRINTED = 2000
 MAX_WARNINGS = 5
+FAILURES = ("not_written", "arguments", "unusable", "device", "used_reference", "raised")
 
 
 @dataclass(frozen=True)
 class Failure:
     """Why an answer gave no result.
 
-    `kind` is one of: not_written (the message is the name of what is missing), arguments, unusable, device,
-    used_reference, raised.
+    `kind` is one of `FAILURES`; of not_written the message is the name of what is missing.
     """
 
     kind: str
@@ -54,8 +54,26 @@ class Outcome:
 
     @classmethod
     def decode(cls, data: bytes) -> Outcome:
+        """The outcome in these bytes, which may come from a stranger's process.
+
+        Raises:
+            Unreadable: they are not an outcome.
+        """
         fields = decode(data)
-        return cls(**{**fields, "failure": Failure(**fields["failure"]) if fields["failure"] else None})
+        match fields:
+            case {
+                "outputs": _,
+                "inputs_after": dict(),
+                "devices": list(devices),
+                "failure": None | {"kind": str(), "message": str(), "line": str()} as failure,
+                "warnings": list(caught),
+                "printed": str(printed),
+                **rest,
+            } if not rest and all(isinstance(text, str) for text in devices + caught) and len(printed) <= MAX_PRINTED:
+                known = failure is None or (failure["kind"] in FAILURES and len(failure) == 3)
+                if known and len(caught) <= MAX_WARNINGS:
+                    return cls(**{**fields, "failure": Failure(**failure) if failure else None})
+        raise Unreadable("not an outcome")
 
 
 class UsedReference(Exception):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,20 +43,37 @@ class Trial:
 def run(exercise: Exercise, answer: Callable, seed: int = 0) -> Report:
     """Checks an answer on every case that the seed gives."""
     if answer is exercise.reference:
-        return Report(exercise.id, "borrowed", 0.0, exercise.points, Verdict("borrowed", _BORROWED))
-    trials: list[Trial] = []
+        return borrowed(exercise)
+    with judging():
+        cases = list(exercise.cases(seed))
+        return judge_all(exercise, cases, (observe_encoded(answer, case, exercise.reference) for case in cases))
+
+
+@contextlib.contextmanager
+def judging() -> Iterator[None]:
+    """PyTorch as checks need it, whatever the caller has made of it."""
     # Cases are small: one thread is quickest, and on a busy machine many threads are very slow.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with usual_torch():
-            for case in exercise.cases(seed):
-                outcome = observe_encoded(answer, case, exercise.reference)
-                verdict = judge(exercise, case, outcome, _suspects(exercise, trials, case.part))
-                trials.append(Trial(case, outcome, verdict))
-            return report(exercise, trials)
+            yield
     finally:
         torch.set_num_threads(threads)
+
+
+def judge_all(exercise: Exercise, cases: Iterable[Case], outcomes: Iterable[Outcome]) -> Report:
+    """Judges the outcomes of an answer, one for each case, in order."""
+    trials: list[Trial] = []
+    for case, outcome in zip(cases, outcomes, strict=True):
+        verdict = judge(exercise, case, outcome, _suspects(exercise, trials, case.part))
+        trials.append(Trial(case, outcome, verdict))
+    return report(exercise, trials)
+
+
+def borrowed(exercise: Exercise) -> Report:
+    """The report of an answer that is the library's own."""
+    return Report(exercise.id, "borrowed", 0.0, exercise.points, Verdict("borrowed", _BORROWED))
 
 
 _BORROWED = "This is the library's own function: use it to go on. It earns no points."
@@ -63,13 +81,20 @@ _BORROWED = "This is the library's own function: use it to go on. It earns no po
 
 def observe_encoded(answer: Callable, case: Case, reference: Callable | None) -> Outcome:
     """Observes an answer the way that a grader in another process does: bytes in, bytes out."""
-    outcome = observe(answer, request(case), reference)
+    return Outcome.decode(encode_outcome(observe(answer, request(case), reference)))
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """The bytes of an outcome; one that cannot travel becomes a failure that can."""
     try:
-        return Outcome.decode(outcome.encode())
+        data = outcome.encode()
+        Outcome.decode(data)
+        return data
     except TooLarge as error:
-        return Outcome(failure=Failure("unusable", f"Your answer returns too much data: {error}."))
+        return Outcome(failure=Failure("unusable", f"Your answer returns too much data: {error}.")).encode()
     except Exception as error:  # an object that only looks like a list or a number
-        return Outcome(failure=Failure("unusable", f"Your answer returns something that cannot be read: {error!r}."))
+        reason = f"Your answer returns something that cannot be read: {error!r}."[:1000]
+        return Outcome(failure=Failure("unusable", reason)).encode()
 
 
 def report(exercise: Exercise, trials: list[Trial]) -> Report:

@@ -15,6 +15,7 @@ from mechlib.grading.quiet import quiet_logger
 
 STUB = "# YOUR CODE HERE\nraise NotImplementedError"
 ANSWER_STUB = "YOUR ANSWER HERE"
+PATIENCE = 60  # seconds to wait for another program that has locked the gradebook
 WORK = ".mechlib/grading"  # what grading keeps between its steps, under the course's folder
 
 
@@ -41,13 +42,15 @@ def release_config() -> Config:
     return config
 
 
-def grading_config() -> Config:
+def grading_config(course: Path) -> Config:
     """Score notebooks that have been executed already; keep grades in gradebook.db.
 
     The released chapter is nbgrader's source here: grading needs no solutions. Its "submitted" notebooks are
     those that we have grafted and executed, in a working folder; nbgrader neither clears nor executes them.
     """
     config = Config()
+    # Formgrader may write at the same moment: wait for it longer than sqlite's 5 s.
+    config.CourseDirectory.db_url = f"sqlite:///{course.resolve() / 'gradebook.db'}?timeout={PATIENCE}"
     config.CourseDirectory.source_directory = "chapters"
     config.CourseDirectory.release_directory = f"{WORK}/released"
     config.CourseDirectory.submitted_directory = f"{WORK}/submitted"

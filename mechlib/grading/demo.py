@@ -15,9 +15,12 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from mechlib.grading import report
-from mechlib.grading.grade import grade
+from mechlib.grading.grade import Options, grade
 from mechlib.grading.graft import defined_names
+from mechlib.grading.limits import Limits
+from mechlib.grading.namespaces import NoSandbox
 from mechlib.grading.release import all_chapters, chapter_path, chosen_chapter, solved_path
+from mechlib.grading.sandbox import KINDS
 from mechlib.grading.source import SourceError
 
 MARKER = ".demo"
@@ -41,17 +44,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("chapter", nargs="?", default="", help="the first chapter if none is given")
     parser.add_argument("--root", type=Path, default=Path(), help="the folder that holds solutions/ and chapters/")
     parser.add_argument("--folder", type=Path, default=Path("grade-demo"), help="where the class is built")
-    parser.add_argument("--timeout", type=int, default=30, metavar="SECONDS", help="for each cell")
+    parser.add_argument("--timeout", type=float, default=30, metavar="SECONDS", help="for each cell")
     parser.add_argument("--seed", type=int, default=0, help="what the checks draw their cases from")
+    parser.add_argument("--sandbox", choices=("auto", *KINDS), default="auto", help="where students' code runs")
     options = parser.parse_args(argv)
     try:
         root = options.root.resolve()
         chapter = chosen_chapter(root, options.chapter) if options.chapter else all_chapters(root)[0]
         students = build_class(root, chapter, options.folder)
-    except (SourceError, OSError) as error:
+        limits = Limits(cell=options.timeout)
+        rows = grade(options.folder, chapter, Options(limits, options.seed, sandbox=options.sandbox))
+    except (SourceError, NoSandbox, OSError) as error:
         print(f"grade-demo: {error}", file=sys.stderr)
         return 1
-    rows = grade(options.folder, chapter, options.timeout, options.seed)
     return compare(students, rows, options.folder)
 
 
@@ -64,9 +69,15 @@ def build_class(root: Path, chapter: str, folder: Path) -> list[Student]:
     (folder / MARKER).touch()
     released = nbformat.read(chapter_path(root, chapter), as_version=4)
     solved = nbformat.read(solved_path(root, chapter), as_version=4)
-    chapter_path(folder, chapter).parent.mkdir(parents=True)
-    shutil.copy(chapter_path(root, chapter), chapter_path(folder, chapter))
     students = the_class(released, solved)
+    write_class(folder, chapter, chapter_path(root, chapter), students)
+    return students
+
+
+def write_class(folder: Path, chapter: str, release: Path, students: list[Student]) -> None:
+    """Put the released chapter, and what the students hand in, into a course's folder."""
+    chapter_path(folder, chapter).parent.mkdir(parents=True)
+    shutil.copy(release, chapter_path(folder, chapter))
     for student in students:
         handed_in = folder / "submitted" / student.name / chapter
         handed_in.mkdir(parents=True)
@@ -75,7 +86,6 @@ def build_class(root: Path, chapter: str, folder: Path) -> list[Student]:
             file.write_text(student.content, encoding="utf-8")
         elif student.content is not None:
             nbformat.write(student.content, file)
-    return students
 
 
 def the_class(released: NotebookNode, solved: NotebookNode) -> list[Student]:
@@ -95,16 +105,16 @@ def the_class(released: NotebookNode, solved: NotebookNode) -> list[Student]:
     return [
         Student("all-right", submission(), done, full),
         Student("nothing-done", submission(answered=set()), report.NOT_STARTED, 0),
-        Student("half-right", submission(answered=set(half)), report.GRADED, sum(points[n] for n in half)),
+        Student("half-right", submission(answered=set(half)), report.PARTLY, sum(points[n] for n in half)),
         Student("syntax-error", submission(in_answer(last, "def broken(:")), done, rest, "SyntaxError"),
         Student("endless-loop", submission(loop_in(last)), report.TIMED_OUT, rest, "stopped after"),
         Student("not-a-notebook", "I solved it on paper.", report.UNREADABLE, 0, "not a notebook"),
         Student("check-deleted", submission(without_check(last)), done, full, "missing"),
         Student("check-edited", submission(edited_check(last, points[last]), answered=words - {last}),
-                done, rest, "edited"),
+                report.MANUAL if questions else report.PARTLY, rest, "edited"),
         Student("clumsy", submission(clumsy), done, full, "called", file="my work (final).ipynb"),
         Student("ends-python", submission(in_answer(last, "__import__('os')._exit(1)")),
-                report.KERNEL_LOST, rest, "ended Python"),
+                report.KILLED, rest, "ended Python"),
         Student("handed-in-nothing", None, report.MISSING, 0),
     ]  # fmt: skip
 

@@ -1,34 +1,45 @@
-"""`mechlib grade CHAPTER`: from submitted/ through nbgrader into its gradebook, grades.csv and feedback/.
+"""`mechlib grade CHAPTER`: from submitted/ through sandboxes and nbgrader into its gradebook, grades.csv and feedback/.
 
-One student after the other: graft (graft.py), execute (run.py), score and write feedback (nbgrader). Whatever
-goes wrong with one is caught, recorded in that student's row, and does not stop the others.
+This is the driver. It starts a worker for each submission, as many at a time as there are cores (worker.py), and
+enters what they find out into the gradebook (book.py). It can be killed at any moment and started again (store.py).
+Whatever goes wrong with one student is caught, recorded in that student's row, and does not stop the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import fnmatch
 import glob
-import re
-import secrets
-import shutil
+import os
 import sys
+import time
 import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell
 
-from mechlib.grading.course import ANSWER_STUB, WORK, StepFailed, grading_config, open_api, parse_utc
-from mechlib.grading.graft import EXTRA, Graft, UnreadableNotebook, graft, match_cells, read_submission
+from mechlib.grading import worker
+from mechlib.grading.book import Book, feedback_page, graded_names
+from mechlib.grading.class_report import write_report
+from mechlib.grading.course import StepFailed
+from mechlib.grading.forkserver import Child, ForkServer, ServerLost, fork
+from mechlib.grading.limits import MIB, Limits
+from mechlib.grading.live import LiveTable
+from mechlib.grading.namespaces import NoSandbox
 from mechlib.grading.report import (
     FAILED,
     GRADED,
-    KERNEL_LOST,
+    KILLED,
     MANUAL,
     MISSING,
     NOT_STARTED,
+    PARTLY,
+    SUSPICIOUS,
     TIMED_OUT,
     UNREADABLE,
     Row,
@@ -36,55 +47,88 @@ from mechlib.grading.report import (
     write_grades,
     write_page,
 )
-from mechlib.grading.run import Run, earned, run_submission
+from mechlib.grading.sandbox import KINDS, Program, Sandbox, choose, start_program
 from mechlib.grading.source import nearest
+from mechlib.grading.store import InUse, Store, key
 
-DEFAULT_TIMEOUT = 60
+HEAVY = ("torch", "transformer_lens", "transformers", "matplotlib.pyplot", "ipykernel.kernelapp", "nbclient")
+OURS = ("mechlib.exercises", "mechlib.grading.worker", "mechlib.grading.kernel")
+WARM_UP = "mechlib.grading.judging:warm_up"
+TIME_TO_JUDGE = 120  # seconds that a worker has beyond its notebook's
 
 
 class NothingToGrade(Exception):
     """What is missing before grading can start."""
 
 
+class Interrupted(Exception):
+    """Grading cannot go on; the message says what to do. What is done is kept."""
+
+
+@dataclass
+class Options:
+    """How to grade."""
+
+    limits: Limits = field(default_factory=Limits)
+    seed: int | None = None  # None: the course's own, which is made up the first time and kept
+    students: str = "*"
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2)
+    sandbox: str = "auto"
+    regrade: bool = False
+
+
 def main(argv: list[str] | None = None) -> int:
     """Grade the notebooks in submitted/STUDENT/CHAPTER/; exit 1 if one could not be, by our fault."""
+    defaults, limits = Options(), Limits()
     parser = argparse.ArgumentParser(prog="mechlib grade", description=main.__doc__)
     parser.add_argument("chapter", metavar="CHAPTER", help="such as 01_superposition")
     parser.add_argument("--course", type=Path, default=Path(), metavar="DIR", help="holds chapters/ and submitted/")
-    parser.add_argument("--timeout", type=int, default=DEFAULT_TIMEOUT, metavar="SECONDS", help="for each cell")
-    parser.add_argument("--seed", type=int, help="what the checks draw their cases from; new each time if not given")
     parser.add_argument("--students", default="*", metavar="GLOB", help="grade only these students")
-    options = parser.parse_args(argv)
-    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    parser.add_argument("--jobs", type=int, default=defaults.jobs, metavar="N", help="at a time; as many as cores")
+    parser.add_argument("--sandbox", choices=("auto", *KINDS), default="auto", help="where students' code runs")
+    parser.add_argument("--regrade", action="store_true", help="grade again what has not changed")
+    parser.add_argument("--seed", type=int, help="what the checks draw their cases from; kept with the course")
+    parser.add_argument("--timeout", type=float, default=limits.cell, metavar="SECONDS", help="for each cell")
+    parser.add_argument("--total", type=float, default=limits.notebook, metavar="SECONDS", help="for each notebook")
+    parser.add_argument("--memory", type=int, default=limits.memory // MIB, metavar="MIB", help="for each notebook")
+    given = parser.parse_args(argv)
+    limits = Limits(cell=given.timeout, notebook=given.total, memory=given.memory * MIB)
+    options = Options(limits, given.seed, given.students, max(given.jobs, 1), given.sandbox, given.regrade)
     try:
-        rows = grade(options.course, options.chapter, options.timeout, seed, options.students)
-    except (NothingToGrade, StepFailed) as error:
+        rows = grade(given.course, given.chapter, options)
+    except (NothingToGrade, StepFailed, NoSandbox, InUse, Interrupted) as error:
         print(f"mechlib grade: {error}", file=sys.stderr)
         return 1
     print(table(rows))
-    print(f"{len(rows)} student{'s' * (len(rows) != 1)}; --seed {seed} grades them on the same cases again.")
+    where = f"grades in {given.course / 'grades.csv'}, pages for students in {given.course / 'feedback'}"
+    report = f"about the class: {report_page(given.course, rows[0].chapter)}"
+    print(f"{len(rows)} student{'s' * (len(rows) != 1)}: {where}; {report}.")
     return 1 if any(row.status == FAILED for row in rows) else 0
 
 
-def grade(course: Path, chapter: str, timeout: int, seed: int, students: str = "*") -> list[Row]:
+def grade(course: Path, chapter: str, options: Options) -> list[Row]:
     """Grade a class and write grades.csv; the rows come back in the order of the students' names."""
-    from tqdm import tqdm
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SQLAlchemy's about nbgrader
         course = course.resolve()
         chapter = released_chapter(course, chapter)
-        names = submitted_students(course, chapter, students)
-        grader = Grader(course, chapter, timeout, seed)
-        rows: list[Row] = []
+        names = submitted_students(course, chapter, options.students)
         try:
-            for name in (bar := tqdm(names, desc=chapter, unit="student")):
-                bar.set_postfix_str(name)
-                rows.append(grader.grade_student(name))
-        finally:
-            if rows:
-                write_grades(course / "grades.csv", rows, keep_others=len(rows) < len(names) or students != "*")
+            store = Store(course, chapter)
+            with store.locked():
+                rows = Class(store, options).grade(names)
+                write_report(
+                    report_page(course, chapter), chapter, store.records() if options.students != "*" else rows
+                )
+            write_grades(course / "grades.csv", rows, keep_others=options.students != "*")
+        except (OSError, StepFailed) as error:
+            stop_for(error)
+            raise
     return rows
+
+
+def report_page(course: Path, chapter: str) -> Path:
+    return course / "reports" / f"{chapter}.html"
 
 
 def released_chapter(course: Path, name: str) -> str:
@@ -114,233 +158,203 @@ def submitted_students(course: Path, chapter: str, pattern: str) -> list[str]:
     return names
 
 
-class Grader:
-    """A chapter of a course, ready to grade one student after the other."""
+class Class:
+    """A chapter of a course, ready to be graded."""
 
-    def __init__(self, course: Path, chapter: str, timeout: int, seed: int):
-        self.course, self.chapter, self.timeout, self.seed = course, chapter, timeout, seed
-        self.release = nbformat.read(course / "chapters" / chapter / f"{chapter}.ipynb", as_version=4)
-        self.names = graded_names(self.release)
+    def __init__(self, store: Store, options: Options):
+        self.store, self.options = store, options
+        self.course, self.chapter = store.course, store.chapter
+        self.release_path = self.course / "chapters" / self.chapter / f"{self.chapter}.ipynb"
+        self.release = nbformat.read(self.release_path, as_version=4)
         self.max_score = sum(
             cell.metadata["nbgrader"]["points"]
             for cell in self.release.cells
             if cell.metadata.get("nbgrader", {}).get("grade")
         )
-        self.api = open_api(course, grading_config())
-        result = self.api.generate_assignment(chapter, force=True)
-        if not result["success"]:
-            raise StepFailed("enter the chapter into gradebook.db", result)
+        self.seed = store.seed(options.seed)
+        self.keys: dict[str, str] = {}
+        self.book: Book | None = None
 
-    def grade_student(self, student: str) -> Row:
-        """Grade one student. This never raises: what went wrong is in the row."""
-        row = Row(student, self.chapter, self.max_score, scores=dict.fromkeys(self.names.values(), 0.0))
-        page = self.course / "feedback" / student / self.chapter / f"{self.chapter}.html"
+    def grade(self, names: list[str]) -> list[Row]:
+        """Grade what is not done yet; the rows of all come back."""
+        rows = {name: row for name in names if (row := self.done(name))}
+        waiting = [name for name in names if name not in rows]
+        if not waiting:
+            return [rows[name] for name in names]
+        with fork_server(self.release) as server, LiveTable(self.chapter, names) as live:
+            for row in rows.values():
+                live.show(row, known=True)
+            kind, warning = choose(self.options.sandbox, server)
+            if warning:
+                live.warn(warning)
+            sandbox = Sandbox(kind, server, [str(self.course)])
+            self.book = Book(self.store, self.release)
+            running: dict[str, tuple[Child | Program, float]] = {}
+            while waiting or running:
+                while waiting and len(running) < self.options.jobs:
+                    name = waiting.pop(0)
+                    live.begin(name)
+                    if process := self.start(name, sandbox):
+                        running[name] = process, time.monotonic() + self.options.limits.notebook + TIME_TO_JUDGE
+                    else:
+                        rows[name] = self.finish(name, 0)
+                        live.show(rows[name])
+                for name, (process, deadline) in list(running.items()):
+                    if time.monotonic() > deadline:
+                        process.kill()
+                    if process.wait(0) is not None:
+                        del running[name]
+                        rows[name] = self.finish(name, process.wait())
+                        live.show(rows[name])
+                        break  # and start the next one before scoring another
+                else:
+                    time.sleep(0.02)
+        return [rows[name] for name in names]
+
+    def done(self, student: str) -> Row | None:
+        """The row of a student whose grade is as it would be again; also notes the student's key."""
+        conditions = [self.chapter, self.options.limits.as_dict()]
+        self.keys[student] = key(self.submission(student), self.release_path.read_bytes(), self.seed, conditions)
+        if self.options.regrade:
+            return None
+        row = self.store.record(student, self.keys[student])
+        return (
+            row
+            if row and (row.status == MISSING or feedback_page(self.course, self.chapter, student).is_file())
+            else None
+        )
+
+    def submission(self, student: str) -> Path:
+        return self.course / "submitted" / student / self.chapter
+
+    def start(self, student: str, sandbox: Sandbox) -> Child | Program | None:
+        """Start a worker on a submission; None if there is a result of an earlier one, or nothing can be done."""
+        if glob.escape(student) != student:
+            return None
+        if self.store.result(student, self.keys[student]) and not self.options.regrade:
+            return None
+        self.store.forget(student)
+        job = {
+            "key": self.keys[student],
+            "chapter": self.chapter,
+            "submission": str(self.submission(student)),
+            "release": str(self.release_path),
+            "folder": str(self.store.new_job(student)),
+            "seed": str(self.store.root / "seed.json"),
+            "limits": self.options.limits.as_dict(),
+            "sandbox": vars(sandbox),
+        }
+        try:
+            return (
+                fork(sandbox.server, "mechlib.grading.worker:main", job)
+                if sandbox.server
+                else start_program("mechlib.grading.worker", job)
+            )
+        except ServerLost as error:
+            raise Interrupted(f"{error}. Start again: what is done stays done.") from None
+
+    def finish(self, student: str, exit_status: int | None) -> Row:
+        """Enter what a worker has found out. This never raises for a student: what went wrong is in the row."""
+        names = graded_names(self.release).values()
+        row = Row(student, self.chapter, self.max_score, scores=dict.fromkeys(names, 0.0))
+        if exit_status == worker.FULL_DISK:
+            raise Interrupted(FULL_DISK)
         try:
             if glob.escape(student) != student:
                 raise ValueError("nbgrader cannot find folders with *, ? or [ in their names: rename this one")
-            path = self.find_notebook(student, row)
-            self.grade_notebook(student, graft(self.release, read_submission(path)), row)
-        except FileNotFoundError as error:
-            row.status = MISSING
-            row.remarks.append(str(error))
-            write_page(page, row, "There is no notebook to grade.")
-        except UnreadableNotebook as error:
-            row.status = UNREADABLE
-            row.remarks.append(str(error))
-            self.enter_zero(student)
-            write_page(page, row, "The notebook that you handed in could not be opened. Please hand it in again.")
+            result = self.store.result(student, self.keys[student])
+            self.enter(row, result or {"state": "killed", "remarks": [ended(exit_status)]})
+            self.store.write_record(row, self.keys[student])
+            self.store.drop_read(student)
         except Exception as error:
+            stop_for(error)
             row.status, row.score = FAILED, 0.0
             row.remarks.append(f"could not be graded: {type(error).__name__}: {error}")
-            write_page(page, row, "Your notebook could not be graded, which is not your fault.")
+            self.page(row, "Your notebook could not be graded, which is not your fault.")
         return row
 
-    def find_notebook(self, student: str, row: Row) -> Path:
-        """The student's notebook, also under another name; FileNotFoundError says what was found instead."""
-        folder = self.course / "submitted" / student / self.chapter
-        expected = folder / f"{self.chapter}.ipynb"
-        if expected.is_file():
-            return expected
-        found = [path for path in sorted(folder.rglob("*.ipynb")) if path.is_file()]
-        found = [path for path in found if ".ipynb_checkpoints" not in path.parts]
-        if not found:
-            others = sorted(path.name for path in folder.glob("*"))
-            raise FileNotFoundError(f"no notebook was handed in{', only ' + ', '.join(others) if others else ''}")
-        best = max(found, key=self.resemblance)
-        row.remarks.append(f"the notebook was called {best.name}")
-        return best
+    def enter(self, row: Row, result: dict[str, Any]) -> None:
+        """Fill in the row, and put it into the gradebook and the feedback."""
+        assert self.book
+        row.remarks += result["remarks"]
+        state = result["state"]
+        if state == "ran":
+            row.verdicts, row.mistakes = result["verdicts"]["status"], result["verdicts"]["mistake"]
+            row.scores |= result["verdicts"]["earned"]
+            notebook = nbformat.read(self.store.job(row.student) / "notebook.ipynb", as_version=4)
+            unread = self.book.score(row, notebook)
+            if unread:
+                row.remarks.append(f"to be read by a person: {', '.join(unread)}")
+            row.status = status(result, unread)
+        elif state == "missing":
+            row.status = MISSING
+            self.page(row, "There is no notebook to grade.")
+        else:
+            row.status = UNREADABLE if state == "unreadable" else KILLED
+            self.book.enter_zero(row.student)
+            self.page(row, "The notebook that you handed in could not be opened. Please hand it in again.")
 
-    def resemblance(self, path: Path) -> int:
-        """How many of the released cells a notebook has."""
-        try:
-            return sum(map(bool, match_cells(self.release.cells, read_submission(path)).values()))
-        except UnreadableNotebook:
-            return -1
-
-    def grade_notebook(self, student: str, grafted: Graft, row: Row) -> None:
-        """Execute, score and give feedback; fill in the row."""
-        notebook = grafted.notebook
-        run = run_submission(notebook, self.timeout, self.seed)
-        row.remarks += grafted.remarks + happenings(notebook, run, self.timeout)
-        read = self.read_before(student, notebook)
-        notebook.cells.insert(0, new_markdown_cell(summary(notebook, row.remarks, read), id="summary"))
-        self.hand_over(student, notebook, row)
-        for step, action in (
-            ("score the notebook", self.api.autograde),
-            ("write the feedback", self.api.generate_feedback),
-        ):
-            result = action(self.chapter, student, force=True)
-            if not result["success"]:
-                raise StepFailed(step, result)
-            if action == self.api.autograde:
-                self.keep_read(student, read)
-        unread = self.read_scores(student, row)
-        if unread:
-            row.remarks.append(f"to be read by a person: {', '.join(unread)}")
-        row.status = status(notebook, run, grafted.started, bool(unread))
-
-    def hand_over(self, student: str, notebook: NotebookNode, row: Row) -> None:
-        """Put the executed notebook where nbgrader looks for it, with the time it was handed in, if known."""
-        folder = self.course / WORK / "submitted" / student / self.chapter
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        nbformat.write(notebook, folder / f"{self.chapter}.ipynb")
-        stamp = self.course / "submitted" / student / self.chapter / "timestamp.txt"
-        if stamp.is_file():
-            try:
-                parse_utc(stamp.read_text(encoding="utf-8").strip())
-                shutil.copy(stamp, folder)
-            except (ValueError, OverflowError):
-                row.remarks.append("timestamp.txt holds no time and was ignored")
-
-    def read_before(self, student: str, notebook: NotebookNode) -> dict[str, float]:
-        """The points that a person gave to answers which still say the same, by nbgrader's id."""
-        path = self.course / "autograded" / student / self.chapter / f"{self.chapter}.ipynb"
-        if not path.is_file():
-            return {}
-        answers = [
-            {
-                cell.metadata["nbgrader"]["grade_id"]: cell.source.strip()
-                for cell in version.cells
-                if "question" in cell.metadata
-            }
-            for version in (nbformat.read(path, as_version=4), notebook)
-        ]
-        same = {name for name, text in answers[0].items() if answers[1].get(name) == text}
-        with self.api.gradebook as gradebook:
-            return {
-                entry.name: entry.manual_score
-                for entry in entries(gradebook, self.chapter, student)
-                if entry.name in same and entry.manual_score is not None and not entry.needs_manual_grade
-            }
-
-    def keep_read(self, student: str, read: dict[str, float]) -> None:
-        """Take back that nbgrader asks for an unchanged answer to be read again whenever it scores."""
-        with self.api.gradebook as gradebook:
-            for entry in entries(gradebook, self.chapter, student):
-                if entry.name in read:
-                    entry.needs_manual_grade = False
-            gradebook.db.commit()
-
-    def read_scores(self, student: str, row: Row) -> list[str]:
-        """Fill in the scores from the gradebook; the answers that wait for a person come back."""
-        unread = []
-        with self.api.gradebook as gradebook:
-            submission = gradebook.find_submission(self.chapter, student)
-            row.score = submission.score
-            for notebook in submission.notebooks:
-                for entry in notebook.grades:
-                    waits = entry.needs_manual_grade and entry.manual_score is None
-                    row.scores[self.names[entry.name]] = None if waits else entry.score
-                    if entry.needs_manual_grade:
-                        unread.append(self.names[entry.name])
-        return unread
-
-    def enter_zero(self, student: str) -> None:
-        """Enter a submission that cannot be read into the gradebook, with 0 for everything."""
-        with self.api.gradebook as gradebook:
-            gradebook.update_or_create_student(student)
-            submission = gradebook.update_or_create_submission(self.chapter, student)
-            for notebook in submission.notebooks:
-                for entry in notebook.grades:
-                    entry.auto_score, entry.needs_manual_grade = 0, False
-            gradebook.db.commit()
+    def page(self, row: Row, message: str) -> None:
+        write_page(feedback_page(self.course, self.chapter, row.student), row, message)
 
 
-def entries(gradebook, chapter: str, student: str) -> list:
-    """A student's entries in the gradebook, one for each graded cell; none if the student has handed in nothing yet."""
-    submissions = [one for one in gradebook.assignment_submissions(chapter) if one.student.id == student]
-    return [entry for one in submissions for notebook in one.notebooks for entry in notebook.grades]
+FULL_DISK = "the disk is full: make room and start again; what is done stays done."
+LOCKED = "another program has locked gradebook.db: close it and start again; what is done stays done."
 
 
-# ---- what happened, in words
+def stop_for(error: Exception) -> None:
+    """Raise `Interrupted` for what is wrong with the machine and would hit every other student too."""
+    text = f"{error} {getattr(error, 'log', '')}"
+    if "No space left" in text or "disk is full" in text or "quota exceeded" in text:
+        raise Interrupted(FULL_DISK) from error
+    if "database is locked" in text:
+        raise Interrupted(LOCKED) from error
 
 
-def graded_names(release: NotebookNode) -> dict[str, str]:
-    """From nbgrader's id of each graded cell to the name of its exercise or question, in order."""
-    return {
-        cell.metadata["nbgrader"]["grade_id"]: cell.metadata.get("check") or cell.metadata.get("question")
-        for cell in release.cells
-        if cell.metadata.get("nbgrader", {}).get("grade")
-    }
+def ended(exit_status: int | None) -> str:
+    """Why a worker has left no result."""
+    return f"the grader's own process for this notebook was ended (exit status {exit_status}): too much memory or time"
 
 
-def happenings(notebook: NotebookNode, run: Run, timeout: int) -> list[str]:
-    """A remark for each cell that was stopped, ended Python, does not run, or checks a borrowed answer."""
-    remarks = []
-    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    borrowed = re.findall(r"""^[^#\n]*borrow\(\s*["']([\w.-]+)["']""", code, flags=re.MULTILINE)
-    for cell in notebook.cells:
-        if cell.id == run.died:
-            reason = "could not be stopped" if cell.id in run.timed_out else "ended Python"
-            remarks.append(f"{place(cell)} {reason}, so nothing after it ran")
-        elif cell.id in run.timed_out:
-            remarks.append(f"{place(cell)} was stopped after {timeout} s")
-        elif "exercise" in cell.metadata:
-            errors = [output.ename for output in cell.outputs if output.output_type == "error"]
-            remarks += [f"{place(cell)} does not run: {name}" for name in errors[:1]]
-        elif "check" in cell.metadata and not earned(cell) and cell.metadata["check"] in borrowed:
-            remarks.append(f"{cell.metadata['check']} was borrowed")
-    return remarks
-
-
-def summary(notebook: NotebookNode, remarks: list[str], read: dict[str, float]) -> str:
-    """The first cell of the feedback: the points of each exercise, and what happened.
-
-    read: what a person has given already, by nbgrader's id.
-    """
-    lines = ["| exercise | points |", "|---|---|"]
-    for cell in notebook.cells:
-        if "check" in cell.metadata:
-            points = cell.metadata["nbgrader"]["points"]
-            lines.append(f"| {cell.metadata['check']} | {earned(cell) or 0:g} of {points:g} |")
-        elif "question" in cell.metadata:
-            points = cell.metadata["nbgrader"]["points"]
-            given = "0 of" if cell.source.strip() == ANSWER_STUB else "read by a person: up to"
-            grade_id = cell.metadata["nbgrader"]["grade_id"]
-            given = f"{read[grade_id]:g} of" if grade_id in read else given
-            lines.append(f"| {cell.metadata['question']} | {given} {points:g} |")
-    return "\n".join([*lines, "", *(f"- {remark}" for remark in remarks)]).strip()
-
-
-def place(cell: NotebookNode) -> str:
-    """Which cell, in words."""
-    for kind, words in (("exercise", "the cell of"), ("check", "the check of")):
-        if kind in cell.metadata:
-            return f"{words} {cell.metadata[kind]}"
-    return "an added cell" if EXTRA in cell.metadata.get("tags", []) else "a set-up cell"
-
-
-def status(notebook: NotebookNode, run: Run, started: bool, unread: bool) -> str:
+def status(result: dict[str, Any], unread: list[str]) -> str:
     """The one word for how a submission that could be run went."""
-    added = {cell.id for cell in notebook.cells if EXTRA in cell.metadata.get("tags", [])}
-    if set(run.timed_out) - added:
-        return TIMED_OUT
-    if run.died:
-        return KERNEL_LOST
-    if not started:
-        return NOT_STARTED
-    return MANUAL if unread else GRADED
+    verdicts = result["verdicts"]["status"].values()
+    for word, applies in (
+        (SUSPICIOUS, result["forged"]),
+        (TIMED_OUT, result["timed_out"]),
+        (KILLED, result["killed"]),
+        (NOT_STARTED, not result["started"]),
+        (MANUAL, unread),
+        (PARTLY, "not_written" in verdicts),
+    ):
+        if applies:
+            return word
+    return GRADED
+
+
+def fork_server(release: NotebookNode) -> Any:
+    """The fork server with the chapter's imports behind it; its address is what `with` gives."""
+    if not sys.platform.startswith("linux"):
+        return nullcontext("")
+    checks = [cell.metadata["check"] for cell in release.cells if "check" in cell.metadata]
+    return ForkServer([*HEAVY, *OURS, *imported(release)], (WARM_UP, checks))
+
+
+def imported(notebook: NotebookNode) -> list[str]:
+    """The modules that a released notebook's own code imports."""
+    modules: dict[str, None] = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "exercise" not in cell.metadata:
+            try:
+                statements = list(ast.walk(ast.parse(cell.source)))
+            except SyntaxError:  # a line for IPython
+                continue
+            for statement in statements:
+                if isinstance(statement, ast.Import):
+                    modules |= dict.fromkeys(alias.name for alias in statement.names)
+                elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+                    modules[statement.module] = None
+    return list(modules)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,13 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-GRADED, MANUAL, NOT_STARTED = "graded", "needs manual grading", "not started"
-TIMED_OUT, KERNEL_LOST = "timed out", "kernel lost"
-UNREADABLE, MISSING, FAILED = "unreadable", "missing", "failed"
+GRADED, MANUAL = "graded", "needs manual grading"
+PARTLY, NOT_STARTED = "partly", "not started"  # some exercises, or all, are as they were released
+TIMED_OUT, KILLED, SUSPICIOUS = "timed out", "killed", "suspicious"
+UNREADABLE, MISSING = "unreadable", "missing"
+FAILED = "failed"  # by our own fault; the next run tries again
+
+CALM = {GRADED: "green", MANUAL: "cyan", PARTLY: "yellow", NOT_STARTED: "yellow", MISSING: "dim"}  # the others are red
 
 
 @dataclass
@@ -24,6 +28,12 @@ class Row:
     score: float = 0.0
     scores: dict[str, float | None] = field(default_factory=dict)  # by exercise or question; None: not yet read
     remarks: list[str] = field(default_factory=list)
+    verdicts: dict[str, str] = field(default_factory=dict)  # by exercise: pass, partly, fail, borrowed, ...
+    mistakes: dict[str, str] = field(default_factory=dict)  # by exercise: the name of the mistake, if it is a known one
+
+    @property
+    def borrowed(self) -> list[str]:
+        return [name for name, verdict in self.verdicts.items() if verdict == "borrowed"]
 
     def as_dict(self) -> dict[str, str]:
         """The line as it stands in the file."""

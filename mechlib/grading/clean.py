@@ -1,0 +1,57 @@
+"""What of an executed notebook may be shown to others: text and pictures, nothing that a browser would run.
+
+Instructors open what students hand in in formgrader, with the rights to change grades; nbconvert puts HTML and Markdown
+on the page as they are. Everything that a kernel has sent is rebuilt here from what is known to be harmless.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+
+from mechlib.grading.graft import EXTRA
+
+PICTURES = ("image/png", "image/jpeg")
+BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
+TAG = re.compile(r"<(?=[A-Za-z/!?])")
+
+
+def clean(notebook: NotebookNode, release: NotebookNode) -> None:
+    """Leave in the outputs of `notebook`, and in the Markdown that the student wrote, only text and pictures."""
+    notebook.metadata = release.metadata  # the kernel has put in what it says about itself
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            count = cell.get("execution_count")
+            cell.execution_count = count if type(count) is int else None
+            cell.outputs = [kept for output in cell.outputs if (kept := clean_output(output))]
+        elif "question" in cell.metadata or EXTRA in cell.metadata.get("tags", []):
+            cell.source = TAG.sub("&lt;", cell.source)
+
+
+def clean_output(output: NotebookNode) -> NotebookNode | None:
+    """The output with its text and its picture alone; None if it has neither."""
+    kind = output.get("output_type")
+    if kind == "stream":
+        name = "stderr" if output.get("name") == "stderr" else "stdout"
+        return new_output("stream", name=name, text=_text(output.get("text")))
+    if kind == "error":
+        lines = output.get("traceback")
+        traceback = [_text(line) for line in lines] if isinstance(lines, list) else []
+        return new_output("error", ename=_text(output.get("ename")), evalue=_text(output.get("evalue")),
+                          traceback=traceback)  # fmt: skip
+    data = output.get("data")
+    if not isinstance(data, dict):
+        return None
+    kept = {"text/plain": _text(data["text/plain"])} if "text/plain" in data else {}
+    for picture in PICTURES:
+        if isinstance(data.get(picture), str) and BASE64.fullmatch(data[picture]):
+            kept[picture] = data[picture]
+    return new_output("display_data", data=kept) if kept else None
+
+
+def _text(value: Any) -> str:
+    text = "".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.encode(errors="replace").decode()  # half a surrogate pair cannot be written to a file

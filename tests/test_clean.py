@@ -1,0 +1,72 @@
+"""Nothing that a student hands in, or that a kernel sends, runs in an instructor's browser."""
+
+import nbformat
+import pytest
+from nbconvert.exporters import HTMLExporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from mechlib.grading.clean import clean
+from mechlib.grading.graft import EXTRA
+
+EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
+PNG = "iVBORw0KGgo="
+
+OUTPUTS = {
+    "html": {"output_type": "display_data", "data": {"text/html": EVIL}, "metadata": {}},
+    "svg": {"output_type": "display_data", "data": {"image/svg+xml": f"<svg>{EVIL}</svg>"}, "metadata": {}},
+    "javascript": {"output_type": "display_data", "data": {"application/javascript": "alert(1)"}, "metadata": {}},
+    "latex": {"output_type": "display_data", "data": {"text/latex": EVIL}, "metadata": {}},
+    "a picture that is none": {"output_type": "display_data", "data": {"image/png": f'x">{EVIL}'}, "metadata": {}},
+    "a picture's size": {
+        "output_type": "display_data",
+        "data": {"image/png": PNG},
+        "metadata": {"image/png": {"width": f'1">{EVIL}'}},
+    },
+    "text": {"output_type": "execute_result", "data": {"text/plain": EVIL}, "metadata": {}, "execution_count": EVIL},
+    "a stream": {"output_type": "stream", "name": f'x">{EVIL}', "text": [EVIL, 1]},
+    "an error": {"output_type": "error", "ename": EVIL, "evalue": 7, "traceback": [EVIL, None]},
+    "a result without data": {"output_type": "execute_result", "data": None, "execution_count": None},
+}
+
+
+def page(notebook):
+    return HTMLExporter(template_name="classic").from_notebook_node(notebook)[0]
+
+
+def shows_evil(html):
+    return "<script>alert" in html or "<img src=x" in html
+
+
+@pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS.keys())
+def test_outputs(output):
+    notebook = new_notebook(cells=[new_code_cell("1")], metadata={"language_info": {"name": EVIL}})
+    notebook.cells[0] |= {"execution_count": EVIL, "outputs": [nbformat.from_dict(output)]}
+    clean(notebook, new_notebook())
+    nbformat.validate(notebook)
+    assert not shows_evil(page(notebook))
+
+
+def test_without_cleaning_it_would_run():
+    cell = new_code_cell("1", outputs=[nbformat.from_dict(OUTPUTS["html"])])
+    assert shows_evil(page(new_notebook(cells=[cell])))
+
+
+def test_markdown_of_the_student_loses_its_tags_and_keeps_its_maths():
+    text = f"If $a < b$ and `x<y` then **yes**. {EVIL}"
+    cells = [
+        new_markdown_cell(text, metadata={"question": "toy.why"}),
+        new_markdown_cell(text, metadata={"tags": [EXTRA]}),
+        new_markdown_cell("<b>ours</b>"),
+    ]
+    notebook = new_notebook(cells=cells)
+    clean(notebook, new_notebook())
+    html = page(notebook)
+    assert not shows_evil(html)
+    assert "<strong>yes</strong>" in html and "a &lt; b" in html and "<b>ours</b>" in html
+
+
+def test_a_picture_stays():
+    output = nbformat.from_dict({"output_type": "display_data", "data": {"image/png": PNG}, "metadata": {}})
+    notebook = new_notebook(cells=[new_code_cell("1", outputs=[output])])
+    clean(notebook, new_notebook())
+    assert PNG in page(notebook)
