@@ -81,6 +81,12 @@ def release(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def collect(arguments: list[str]) -> int:
+    from mechlib.grading.collect import main
+
+    return main(arguments)
+
+
 def grade(arguments: list[str]) -> int:
     from mechlib.grading.grade import main
 
@@ -139,6 +145,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "exercises": (exercises, "[--json]", "list the checked exercises"),
     "models": (models, "[--json] [--evaluate NAME]", "list the course's models with their size and skills"),
     "release": (release, "[--check] [CHAPTER ...]", "make the notebooks from solutions/*.py"),
+    "collect": (collect, "CHAPTER SOURCE", "sort a folder or a zip of notebooks into submitted/"),
     "grade": (grade, "CHAPTER", "grade submitted/ and write feedback and grades.csv"),
     "train": (train, "NAME [--seed N] [--out FOLDER]", "train one of the course's language models again"),
 }
