@@ -1,9 +1,16 @@
 """A small course with exercises of the library's own, quick to release and to grade."""
 
+import atexit
 import os
+import shutil
+import tempfile
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
-from mechlib.grading import demo, release
+import nbformat
+
+from mechlib.grading import demo, grade, release
 from mechlib.grading.forkserver import ForkServer
 from mechlib.grading.namespaces import NoSandbox
 from mechlib.grading.sandbox import choose
@@ -77,8 +84,11 @@ check("superposition.dimensions_per_feature", dimensions_per_feature)
 '''
 
 
-def write_course(root: Path) -> Path:
-    """A repository with this one chapter, released."""
+@cache
+def repository() -> Path:
+    """A repository with this one chapter, released; made once, so do not write into it."""
+    root = Path(tempfile.mkdtemp(prefix="mechlib-test-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     source = root / "solutions" / CHAPTER / f"{CHAPTER}.py"
     source.parent.mkdir(parents=True)
     source.write_text(SOURCE, encoding="utf-8")
@@ -86,10 +96,9 @@ def write_course(root: Path) -> Path:
     return root
 
 
-def hand_in(root: Path, course: Path, student: str, *changes, answered: set[str] = WORDS):
-    """Put a student's notebook into another course's submitted/; its chapters/ is filled as well."""
-    import nbformat
-
+def hand_in(course: Path, student: str, *changes, answered: set[str] = WORDS):
+    """Put a student's notebook into the submitted/ of a course, which may be new; return its path."""
+    root = repository()
     released = nbformat.read(release.chapter_path(root, CHAPTER), as_version=4)
     solved = nbformat.read(release.solved_path(root, CHAPTER), as_version=4)
     target = release.chapter_path(course, CHAPTER)
@@ -102,12 +111,25 @@ def hand_in(root: Path, course: Path, student: str, *changes, answered: set[str]
     return folder / f"{CHAPTER}.ipynb"
 
 
+@cache
+def server() -> str:
+    """The address of one fork server for all tests of this process."""
+    running = ForkServer([*grade.HEAVY, *grade.OURS], (grade.WARM_UP, [NORMS, MODEL, DIMENSIONS]))
+    atexit.register(running.__exit__)
+    return running.__enter__()
+
+
+def share_server(monkeypatch) -> None:
+    """Let the grader use that server instead of starting its own."""
+    monkeypatch.setattr(grade, "fork_server", lambda release: nullcontext(server()))
+
+
+@cache
 def sandbox() -> str:
     """The sandbox that tests use: the machine's best, or none where it has none (the tests of sandboxes skip there)."""
     if chosen := os.environ.get("MECHLIB_TEST_SANDBOX"):
         return chosen
     try:
-        with ForkServer([]) as server:
-            return choose("auto", server)[0]
+        return choose("auto", server())[0]
     except NoSandbox:
         return "none"

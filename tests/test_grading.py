@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_output
 
 from mechlib.checker.judge import Verdict
 from mechlib.checker.run import Report
-from mechlib.grading import demo, grade, judging, report, worker
+from mechlib.grading import class_report, demo, grade, judging, report, worker
 from mechlib.grading.course import grading_config, open_api
 from mechlib.grading.judging import Verdicts
 from mechlib.grading.limits import Limits
@@ -22,15 +22,17 @@ SEED = 98765432
 
 @pytest.fixture(scope="module")
 def sandbox():
-    return gradable.sandbox()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        gradable.share_server(monkeypatch)
+        yield gradable.sandbox()
 
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory, sandbox):
     """A released course whose demonstration class has been graded by `make grade-demo`."""
-    root = gradable.write_course(tmp_path_factory.mktemp("graded") / "course")
-    options = ["--root", str(root), "--folder", str(root / "demo"), "--timeout", "4", "--seed", str(SEED)]
-    assert demo.main([*options, "--sandbox", sandbox, CHAPTER]) == 0
+    root = tmp_path_factory.mktemp("graded")
+    options = ["--root", str(gradable.repository()), "--folder", str(root / "demo"), "--timeout", "4"]
+    assert demo.main([*options, "--seed", str(SEED), "--sandbox", sandbox, CHAPTER]) == 0
     return root
 
 
@@ -177,7 +179,7 @@ def test_stranger_submissions(course, tmp_path, sandbox):
         "bare-of-everything": (bare, 5),
     }
     for student, (change, _) in scores.items():
-        gradable.hand_in(course, root, student, change)
+        gradable.hand_in(root, student, change)
     (root / "submitted" / "half-points" / CHAPTER / "timestamp.txt").write_text("yesterday, I think")
     (root / "submitted" / "odd[name]").mkdir()
     graded = grade.grade(root, CHAPTER, grade.Options(Limits(cell=4), SEED, sandbox=sandbox))
@@ -268,5 +270,30 @@ def test_what_is_missing_is_said(tmp_path, capsys):
 
 def test_the_demo_does_not_overwrite_a_folder_of_yours(course, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
-    assert demo.main(["--root", str(course), "--folder", str(tmp_path / "mine"), CHAPTER]) == 1
+    assert demo.main(["--root", str(gradable.repository()), "--folder", str(tmp_path / "mine"), CHAPTER]) == 1
     assert "was not made by this demo" in capsys.readouterr().err
+
+
+# ---- the class report
+
+
+def test_the_class_report_counts_what_went_wrong(course):
+    html = (course / "demo" / "reports" / f"{CHAPTER}.html").read_text(encoding="utf-8")
+    assert "11 students: " in html
+    assert all(name in html for name in (NORMS, MODEL, DIMENSIONS, "ends-python", "endless-loop"))
+
+
+def test_the_mistakes_most_often_made_are_named(tmp_path):
+    rows = [
+        report.Row("ann", CHAPTER, 7, "graded", 0, {NORMS: 0.0}, [], {NORMS: "fail"}, {NORMS: "over_features"}),
+        report.Row("bob", CHAPTER, 7, "graded", 7, {NORMS: 1.0}, [], {NORMS: "pass"}, {}),
+        report.Row("cem", CHAPTER, 7, "graded", 0, {NORMS: 0.0}, [], {NORMS: "fail"}, {NORMS: "over_features"}),
+        report.Row("dan", CHAPTER, 7, "missing"),
+    ]
+    (mistake,) = class_report.mistake_counts(rows)
+    assert (mistake.name, mistake.students) == ("over_features", ["ann", "cem"]) and mistake.sentence
+    (exercise,) = class_report.exercise_counts(rows)
+    assert exercise.failed == 2 and exercise.counts["pass"] == 1 and exercise.mean == pytest.approx(1 / 3)
+    assert [count for _, count in class_report.histogram(rows[:3])] == [2, *[0] * 8, 1]
+    class_report.write_report(tmp_path / "page.html", CHAPTER, rows)
+    assert mistake.sentence.split("`")[0].split("'")[0] in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -200,9 +200,14 @@ def _function(name: str) -> Callable[..., Any]:
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    with_parent(signal.SIGKILL)
     if os.getppid() not in (parent, 0):  # 0: the parent is in another pid namespace
         os._exit(1)
+
+
+def with_parent(signal_number: int) -> None:
+    """Which signal the kernel sends when the parent ends; 0 for none."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
 
 
 def _close_all_but(kept: set[int]) -> None:
@@ -221,6 +226,7 @@ def _say(lifeline: socket.socket, number: int) -> None:
 def main() -> None:
     """Import, and serve."""
     address, warm_up, *modules = sys.argv[1:]
+    with_parent(signal.SIGKILL)  # while we import, we do not see that our standard input ends
     sys.argv = sys.argv[:1]
     for module in modules:
         with suppress(ImportError):
@@ -230,6 +236,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()  # what is imported is never garbage; looking at it would copy its pages into every child
+    with_parent(0)
     serve(address)
 
 

@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 
 from mechlib.grading import worker
 from mechlib.grading.book import Book, feedback_page, graded_names
+from mechlib.grading.class_report import write_report
 from mechlib.grading.course import StepFailed
 from mechlib.grading.forkserver import Child, ForkServer, ServerLost, fork
 from mechlib.grading.limits import MIB, Limits
@@ -52,6 +53,7 @@ from mechlib.grading.store import InUse, Store, key
 
 HEAVY = ("torch", "transformer_lens", "transformers", "matplotlib.pyplot", "ipykernel.kernelapp", "nbclient")
 OURS = ("mechlib.exercises", "mechlib.grading.worker", "mechlib.grading.kernel")
+WARM_UP = "mechlib.grading.judging:warm_up"
 TIME_TO_JUDGE = 120  # seconds that a worker has beyond its notebook's
 
 
@@ -98,7 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mechlib grade: {error}", file=sys.stderr)
         return 1
     print(table(rows))
-    print(f"{len(rows)} student{'s' * (len(rows) != 1)}; what they earned stands in {given.course / 'grades.csv'}.")
+    where = f"grades in {given.course / 'grades.csv'}, pages for students in {given.course / 'feedback'}"
+    report = f"about the class: {report_page(given.course, rows[0].chapter)}"
+    print(f"{len(rows)} student{'s' * (len(rows) != 1)}: {where}; {report}.")
     return 1 if any(row.status == FAILED for row in rows) else 0
 
 
@@ -109,11 +113,22 @@ def grade(course: Path, chapter: str, options: Options) -> list[Row]:
         course = course.resolve()
         chapter = released_chapter(course, chapter)
         names = submitted_students(course, chapter, options.students)
-        store = Store(course, chapter)
-        with store.locked():
-            rows = Class(store, options).grade(names)
-        write_grades(course / "grades.csv", rows, keep_others=options.students != "*")
+        try:
+            store = Store(course, chapter)
+            with store.locked():
+                rows = Class(store, options).grade(names)
+                write_report(
+                    report_page(course, chapter), chapter, store.records() if options.students != "*" else rows
+                )
+            write_grades(course / "grades.csv", rows, keep_others=options.students != "*")
+        except (OSError, StepFailed) as error:
+            stop_for(error)
+            raise
     return rows
+
+
+def report_page(course: Path, chapter: str) -> Path:
+    return course / "reports" / f"{chapter}.html"
 
 
 def released_chapter(course: Path, name: str) -> str:
@@ -322,7 +337,7 @@ def fork_server(release: NotebookNode) -> Any:
     if not sys.platform.startswith("linux"):
         return nullcontext("")
     checks = [cell.metadata["check"] for cell in release.cells if "check" in cell.metadata]
-    return ForkServer([*HEAVY, *OURS, *imported(release)], ("mechlib.grading.judging:warm_up", checks))
+    return ForkServer([*HEAVY, *OURS, *imported(release)], (WARM_UP, checks))
 
 
 def imported(notebook: NotebookNode) -> list[str]:

@@ -11,9 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mechlib.grading.report import GRADED, MANUAL, MISSING, NOT_STARTED, PARTLY, Row
+from mechlib.grading.report import CALM, Row
 
-CALM = {GRADED: "green", MANUAL: "cyan", PARTLY: "yellow", NOT_STARTED: "yellow", MISSING: "dim"}  # others are red
 SHOWN = 20  # rows: those that run and those that have just ended
 
 

@@ -14,6 +14,8 @@ TIMED_OUT, KILLED, SUSPICIOUS = "timed out", "killed", "suspicious"
 UNREADABLE, MISSING = "unreadable", "missing"
 FAILED = "failed"  # by our own fault; the next run tries again
 
+CALM = {GRADED: "green", MANUAL: "cyan", PARTLY: "yellow", NOT_STARTED: "yellow", MISSING: "dim"}  # the others are red
+
 
 @dataclass
 class Row:

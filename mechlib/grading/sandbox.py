@@ -141,13 +141,13 @@ def bubblewrap(limits: Limits, hidden: Sequence[str], info: int) -> list[str]:
         elif os.path.exists(folder):
             walls += ["--perms", "0755", "--dir", os.path.dirname(folder), "--ro-bind", folder, folder]
     shown = [Path(folder) for folder in visible_folders()]
-    for folder in map(Path, hidden):
-        if any(folder.is_relative_to(outer) for outer in shown):
-            walls += ["--perms", "0755", "--tmpfs", str(folder)]
+    for covered in map(Path, hidden):
+        if any(covered.is_relative_to(outer) for outer in shown):
+            walls += ["--perms", "0755", "--tmpfs", str(covered)]
             for inner in shown:
-                if inner.is_relative_to(folder):
+                if inner.is_relative_to(covered):
                     walls += ["--ro-bind", str(inner), str(inner)]
-            walls += ["--remount-ro", str(folder)]
+            walls += ["--remount-ro", str(covered)]
     return [*walls, "--size", str(limits.disk), "--tmpfs", "/dev/shm", "--remount-ro", "/", "--chdir", "/tmp"]
 
 
