@@ -88,6 +88,8 @@ def collect(arguments: list[str]) -> int:
 
 
 def grade(arguments: list[str]) -> int:
+    if sys.platform == "win32":
+        return fail("grading needs Linux or macOS; on Windows, use the Windows Subsystem for Linux.")
     from mechlib.grading.grade import main
 
     return main(arguments)

@@ -69,9 +69,15 @@ def build_class(root: Path, chapter: str, folder: Path) -> list[Student]:
     (folder / MARKER).touch()
     released = nbformat.read(chapter_path(root, chapter), as_version=4)
     solved = nbformat.read(solved_path(root, chapter), as_version=4)
-    chapter_path(folder, chapter).parent.mkdir(parents=True)
-    shutil.copy(chapter_path(root, chapter), chapter_path(folder, chapter))
     students = the_class(released, solved)
+    write_class(folder, chapter, chapter_path(root, chapter), students)
+    return students
+
+
+def write_class(folder: Path, chapter: str, release: Path, students: list[Student]) -> None:
+    """Put the released chapter, and what the students hand in, into a course's folder."""
+    chapter_path(folder, chapter).parent.mkdir(parents=True)
+    shutil.copy(release, chapter_path(folder, chapter))
     for student in students:
         handed_in = folder / "submitted" / student.name / chapter
         handed_in.mkdir(parents=True)
@@ -80,7 +86,6 @@ def build_class(root: Path, chapter: str, folder: Path) -> list[Student]:
             file.write_text(student.content, encoding="utf-8")
         elif student.content is not None:
             nbformat.write(student.content, file)
-    return students
 
 
 def the_class(released: NotebookNode, solved: NotebookNode) -> list[Student]:

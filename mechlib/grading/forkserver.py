@@ -29,7 +29,7 @@ from typing import Any
 
 LONGEST_REQUEST = 65536  # bytes
 READY = b"ready\n"
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ")
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -39,6 +39,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+
+libc = ctypes.CDLL(None)
 
 
 class ServerLost(Exception):
@@ -130,6 +132,7 @@ def serve(address: str) -> None:
     """Fork for whoever asks, until our standard input ends."""
     lifelines: dict[int, socket.socket] = {}  # by the child's pidfd
     children: dict[int, tuple[int, int]] = {}  # by the lifeline's descriptor: pidfd and pid
+    statuses: dict[int, int] = {}  # by the process id of a child that has ended
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as ready:
         listener.bind(address)
         listener.listen(128)
@@ -153,7 +156,8 @@ def serve(address: str) -> None:
                 elif key.fd in lifelines:  # a child has ended
                     lifeline = lifelines.pop(key.fd)
                     _, pid = children.pop(lifeline.fileno())
-                    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                    statuses |= _reap()
+                    status = statuses.pop(pid)
                     ready.unregister(key.fd)
                     os.close(key.fd)
                     if lifeline in ready.get_map():
@@ -163,6 +167,15 @@ def serve(address: str) -> None:
                 elif key.fd in children:  # who asked for a child has no more use for it
                     ready.unregister(key.fileobj)
                     signal.pidfd_send_signal(children[key.fd][0], signal.SIGKILL)
+
+
+def _reap() -> dict[int, int]:
+    """Take in every child that has ended, and what children have left behind; exit status by process id."""
+    statuses = {}
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            statuses[ended[0]] = os.waitstatus_to_exitcode(ended[1])
+    return statuses
 
 
 def _fork_for(lifeline: socket.socket) -> int:
@@ -207,7 +220,7 @@ def die_with_parent(parent: int) -> None:
 
 def with_parent(signal_number: int) -> None:
     """Which signal the kernel sends when the parent ends; 0 for none."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
+    libc.prctl(PR_SET_PDEATHSIG, signal_number)
 
 
 def _close_all_but(kept: set[int]) -> None:
@@ -237,6 +250,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what is imported is never garbage; looking at it would copy its pages into every child
     with_parent(0)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # a child that is killed leaves its own children to us
     serve(address)
 
 
