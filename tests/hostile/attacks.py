@@ -146,6 +146,13 @@ import struct
 
 os.write(int(os.environ["MECHLIB_DESK"]), struct.pack("!iQ", -1, 2**62))
 
+# %% forged-no-kernel = 4 killed
+# Says that the sandbox could not be entered, which would be nobody's fault, and ends.
+from mechlib.checker import wire
+
+wire.desk().send_bytes(wire.NO_KERNEL + b"no room")
+os._exit(0)
+
 # %% forged-thread = 4 graded
 # Waits for the check, and changes what it says from beside.
 import threading
@@ -317,7 +324,7 @@ hoard = []
 while True:
     hoard.append(bytearray(b"x" * 50_000_000))
 
-# %% memory-in-children = 4 killed
+# %% memory-in-children = 4 killed | timed out
 import time
 
 for _ in range(20):
@@ -362,7 +369,7 @@ from IPython.display import display
 display("x" * 50_000_000)
 
 # %% endless-error = 4 graded
-raise ValueError("x" * 5_000_000)
+raise ValueError("\x1b[" * 2_000_000)
 
 # %% deep-recursion = 4 graded | killed
 import sys
@@ -493,3 +500,14 @@ for path in glob.glob("/tmp/mechlib-*/fork") + glob.glob("/proc/*/root/tmp/mechl
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(path)
         dimensions_per_feature = right
+
+# %% network-by-the-grader = 4 killed | timed out
+# Puts links in the place of the kernel's sockets and hangs up, so that the grader dials again, and somebody else.
+import glob
+import time
+
+for path in glob.glob("/tmp/ipc-*"):
+    os.unlink(path)
+    os.symlink(f"{COURSE}.line", path)
+os.closerange(3, 1024)
+time.sleep(1000)

@@ -18,7 +18,7 @@ from mechlib.grading import demo, report
 from mechlib.grading.limits import MIB, Limits
 from mechlib.grading.release import chapter_path, solved_path
 
-LIMITS = Limits(cell=10, notebook=60, memory=1536 * MIB, processes=60, disk=32 * MIB)
+LIMITS = Limits(cell=8, notebook=60, memory=1536 * MIB, processes=60, disk=32 * MIB)
 MOST = 5  # points that are to be had without a person's reading
 RIGHT = "W.shape[1] / W.pow(2).sum(dim=(1, 2))"
 PRELUDE = f"""\
@@ -99,6 +99,8 @@ def crooked(root: Path, mark: str) -> list[Submission]:
         tampered("answers-of-another-kind", lambda notebook: cell_of(notebook, "exercise", DIMENSIONS).update(
             cell_type="raw", source="1.0"), status=graded),
         tampered("script-in-an-answer", script_in(mark), status=manual),
+        tampered("page-that-takes-hours", lambda notebook: cell_of(notebook, "question", WHY).update(
+            source="\\begin{a}" * 200_000), status=manual),
         tampered("many-cells", lambda notebook: notebook.cells.extend(new_code_cell("1.0") for _ in range(200))),
         raw("empty-file", b""),
         raw("only-null", "null"),
