@@ -1,7 +1,9 @@
 """Nothing that a submission does gains a mark, harms a neighbour, or leaves a process or a file behind."""
 
+import fnmatch
 import hashlib
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -211,6 +213,18 @@ def test_no_page_has_a_secret_or_a_script(aftermath):
             assert secret not in text, f"{page}: {secret}"
         for script in (f"<script>alert('{aftermath.mark}", f"<img src=x onerror=\"alert('{aftermath.mark}"):
             assert script not in text, f"{page}: {script}"
+
+
+def test_the_threat_model_names_attacks_that_are_there(course, tmp_path):
+    root = Path(shutil.copytree(course, tmp_path / "course"))
+    names = [one.name for one in [*corpus.attacks(root, "mark", 1), *corpus.crooked(root, "mark")]]
+    text = (Path(__file__).parents[1] / "docs" / "grading.md").read_text(encoding="utf-8")
+    cited = [name for line in text.splitlines() if line.count("|") == 4 and "stops" not in line
+             for name in re.findall(r"`([^`]+)`", line.split("|")[3])]  # fmt: skip
+    assert len(cited) > 30
+    for name in cited:
+        file = Path(__file__).parents[1] / name
+        assert file.is_file() if "/" in name else fnmatch.filter(names, name), name
 
 
 # ---- the control: without walls the same attacks get through
