@@ -381,7 +381,7 @@ def dimensions_per_feature(W):
     return dimensions_per_feature(W)
 
 
-# %% huge-answer = 4 graded | timed out
+# %% huge-answer = 4 graded | timed out | suspicious
 def dimensions_per_feature(W):
     return torch.zeros(20_000_000)
 
