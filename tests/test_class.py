@@ -1,4 +1,8 @@
-"""A class of a hundred, every kind of submission among them, in the time of a coffee."""
+"""A class of a hundred, every kind of submission among them, in the time of a coffee.
+
+2026-11-21, two cores, torch 2.13.0, namespaces: every status and score as expected; 131 s of the processors. The clock
+said 260 s, because other programs kept the machine at a load of 17: to be repeated on a quiet one.
+"""
 
 import dataclasses
 import os

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -40,8 +41,7 @@ def end(arguments, fds):
 def tell(arguments, fds):
     open_files = sorted(int(name) for name in os.listdir("/proc/self/fd"))
     threads = len(os.listdir("/proc/self/task"))
-    block = open("/proc/self/environ", "rb").read()
-    secret = b"of-the-instructor" in block
+    secret = b"of-the-instructor" in Path("/proc/self/environ").read_bytes()
     os.write(fds[0], repr((dict(os.environ), secret, open_files, threads, REMEMBERED)).encode())
     return 0
 
@@ -111,9 +111,12 @@ def test_everything_ends_with_the_server():
     )
     pid = int(driver.stdout.readline())
     (server,) = psutil.Process(driver.pid).children()
+    folder = os.path.dirname(next(word for word in server.cmdline() if word.endswith("/fork")))
+    assert os.path.isdir(folder)
     driver.kill()
     driver.wait()
     assert gone(pid) and gone(server.pid)
+    assert not os.path.exists(folder)
 
 
 def test_a_server_that_is_gone_is_said(tmp_path):

@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,8 +30,9 @@ from typing import Any
 
 LONGEST_REQUEST = 65536  # bytes
 READY = b"ready\n"
+MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_STREAM)  # what is sent at once arrives at once, and alone
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ")
+INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ", "MECHLIB_SOLUTIONS")
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -76,7 +78,7 @@ def fork(server: str, target: str, arguments: Mapping[str, Any], fds: Sequence[i
 
     What the function returns is the child's exit status.
     """
-    lifeline = socket.socket(socket.AF_UNIX)
+    lifeline = socket.socket(socket.AF_UNIX, MESSAGES)
     try:
         lifeline.connect(server)
         socket.send_fds(lifeline, [json.dumps({"target": target, "arguments": arguments}).encode()], list(fds))
@@ -117,7 +119,8 @@ class ForkServer:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
-        self.folder.cleanup()
+        with suppress(OSError):  # the server has removed it
+            self.folder.cleanup()
 
 
 def clean_environment() -> dict[str, str]:
@@ -133,7 +136,7 @@ def serve(address: str) -> None:
     lifelines: dict[int, socket.socket] = {}  # by the child's pidfd
     children: dict[int, tuple[int, int]] = {}  # by the lifeline's descriptor: pidfd and pid
     statuses: dict[int, int] = {}  # by the process id of a child that has ended
-    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as ready:
+    with socket.socket(socket.AF_UNIX, MESSAGES) as listener, selectors.DefaultSelector() as ready:
         listener.bind(address)
         listener.listen(128)
         ready.register(listener, selectors.EVENT_READ)
@@ -196,6 +199,7 @@ def _fork_for(lifeline: socket.socket) -> int:
     try:
         die_with_parent(server)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _close_all_but({1, 2, *fds})
         os.open(os.devnull, os.O_RDWR)  # this is 0 now
         os.dup2(2, 1)  # nothing of a child may reach whoever reads our standard output
@@ -239,7 +243,8 @@ def _say(lifeline: socket.socket, number: int) -> None:
 def main() -> None:
     """Import, and serve."""
     address, warm_up, *modules = sys.argv[1:]
-    with_parent(signal.SIGKILL)  # while we import, we do not see that our standard input ends
+    signal.signal(signal.SIGTERM, lambda *_: _leave(address))
+    with_parent(signal.SIGTERM)  # while we import, we do not see that our standard input ends
     sys.argv = sys.argv[:1]
     for module in modules:
         with suppress(ImportError):
@@ -252,6 +257,13 @@ def main() -> None:
     with_parent(0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # a child that is killed leaves its own children to us
     serve(address)
+    _leave(address)
+
+
+def _leave(address: str) -> None:
+    """End, also where nobody is left to tidy up behind us: workers keep their passing files in our folder."""
+    shutil.rmtree(os.path.dirname(address), ignore_errors=True)
+    os._exit(0)
 
 
 if __name__ == "__main__":

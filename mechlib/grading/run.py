@@ -6,7 +6,6 @@ or on another one.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +56,7 @@ def observe_submission(
         NoSandbox: there was no kernel to begin with.
     """
     run = Run()
-    with tempfile.TemporaryDirectory(prefix="mechlib-") as folder:
+    with sandbox.new_folder() as folder:
         manager = SandboxManager(sandbox, limits, connection_file=str(Path(folder) / "kernel.json"))
         client = _Client(notebook, manager, run, requests, limits)
         try:

@@ -43,6 +43,10 @@ class Sandbox:
     server: str
     hidden: Sequence[str] = ()
 
+    def new_folder(self) -> tempfile.TemporaryDirectory:
+        """A folder for passing files; should we be killed, it goes with the fork server's."""
+        return tempfile.TemporaryDirectory(prefix="mechlib-", dir=os.path.dirname(self.server) or None)
+
 
 class Program:
     """A process that was not forked by the server, with what `forkserver.Child` has."""
@@ -72,7 +76,7 @@ class Room:
 
     def __init__(self, sandbox: Sandbox, connection: dict[str, Any], limits: Limits):
         ours, theirs = socket.socketpair()
-        self._folder = None if sandbox.kind != "none" else tempfile.TemporaryDirectory(prefix="mechlib-")
+        self._folder = None if sandbox.kind != "none" else sandbox.new_folder()
         inside = self._folder.name if self._folder else "/tmp"
         arguments = {
             "sandbox": sandbox.kind,

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def fingerprint(folder: Path) -> list[str]:
     return lines
 
 
+@cache
 def version() -> str:
     """A hash of mechlib's own sources: when a check changes, what it has judged is judged again."""
     sources = sorted(Path(mechlib.__file__).parent.rglob("*.py"))

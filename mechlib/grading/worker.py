@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from mechlib.grading import look
 from mechlib.grading.clean import clean
 from mechlib.grading.graft import EXTRA, UnreadableNotebook, graft, match_cells, read_submission
 from mechlib.grading.judging import Judge, Verdicts
@@ -72,7 +73,12 @@ def grade_submission(job: dict[str, Any]) -> dict[str, Any]:
     added = {cell.id for cell in notebook.cells if EXTRA in cell.metadata.get("tags", [])}
     return {
         "state": "ran",
-        "remarks": remarks + grafted.remarks + happenings(notebook, run, verdicts, limits),
+        "remarks": [
+            *remarks,
+            *grafted.remarks,
+            *happenings(notebook, run, verdicts, limits),
+            *look.remarks(notebook, judge.exercises),
+        ],
         "started": grafted.started,
         "timed_out": bool(set(run.timed_out) - added),
         "killed": bool(run.died),
