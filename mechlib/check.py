@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mechlib import exercises
-from mechlib.checker import card, record, wire
+from mechlib.checker import card, record, settings, wire
 from mechlib.checker.card import Card
 from mechlib.checker.run import Report, run
 
@@ -134,10 +134,8 @@ def _to_nbgrader(report: Report) -> float:
 
 
 def _solutions_allowed() -> None:
-    if os.environ.get("MECHLIB_SOLUTIONS", "on").lower() in ("off", "0", "no", "false"):
-        raise SolutionsHidden(
-            "Solutions are switched off in this course (MECHLIB_SOLUTIONS=off); hint(...) still helps."
-        )
+    if not settings.solutions_allowed():
+        raise SolutionsHidden("Solutions are switched off in this course; hint(...) still helps.")
 
 
 def _graded() -> bool:

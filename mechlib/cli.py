@@ -81,6 +81,12 @@ def release(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def collect(arguments: list[str]) -> int:
+    from mechlib.grading.collect import main
+
+    return main(arguments)
+
+
 def grade(arguments: list[str]) -> int:
     if sys.platform == "win32":
         return fail("grading needs Linux or macOS; on Windows, use the Windows Subsystem for Linux.")
@@ -140,7 +146,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "lab": (lab, "[FOLDER] [JUPYTER OPTIONS]", "open the chapters in JupyterLab"),
     "exercises": (exercises, "[--json]", "list the checked exercises"),
     "models": (models, "[--json] [--evaluate NAME]", "list the course's models with their size and skills"),
-    "release": (release, "[--check] [CHAPTER ...]", "make the notebooks from solutions/*.py"),
+    "release": (release, "[--check] [--package ZIP] [CHAPTER ...]", "make the notebooks from solutions/*.py"),
+    "collect": (collect, "CHAPTER SOURCE", "sort a folder or a zip of notebooks into submitted/"),
     "grade": (grade, "CHAPTER", "grade submitted/ and write feedback and grades.csv"),
     "train": (train, "NAME [--seed N] [--out FOLDER]", "train one of the course's language models again"),
 }

@@ -1,6 +1,7 @@
 """What a notebook calls: check, hint, reveal, borrow, progress; in a terminal, in IPython, and under nbgrader."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -129,6 +130,19 @@ def test_an_instructor_can_switch_solutions_off(monkeypatch):
     monkeypatch.setenv("MECHLIB_SOLUTIONS", "off")
     for call in (reveal, borrow):
         with pytest.raises(SolutionsHidden, match="switched off"):
+            call(ID)
+
+
+@pytest.mark.parametrize(
+    ("content", "allowed"),
+    [('{"solutions": false}', False), ('{"solutions": true}', True), ("{}", True), ("damaged", True), ("[]", True)],
+)
+def test_a_courses_file_can_switch_solutions_off(monkeypatch, tmp_path, content, allowed):
+    (tmp_path / "mechlib-course.json").write_text(content)
+    (tmp_path / "chapters" / "01_toy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "chapters" / "01_toy")
+    for call in (reveal, borrow):
+        with nullcontext() if allowed else pytest.raises(SolutionsHidden, match="switched off"):
             call(ID)
 
 

@@ -5,7 +5,7 @@ import pytest
 from nbconvert.exporters import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mechlib.grading.clean import clean
+from mechlib.grading.clean import CUT, LONGEST_MARKDOWN, LONGEST_TEXT, MOST_TEXT, clean
 from mechlib.grading.graft import EXTRA
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -70,3 +70,26 @@ def test_a_picture_stays():
     notebook = new_notebook(cells=[new_code_cell("1", outputs=[output])])
     clean(notebook, new_notebook())
     assert PNG in page(notebook)
+
+
+def test_long_text_is_cut_for_a_page_and_the_pages_space_is_limited():
+    cells = [new_code_cell("released " * 10_000)]
+    for number in range(40):
+        text = "\x1b[" * 500_000
+        outputs = [nbformat.v4.new_output("stream", text=text),
+                   nbformat.v4.new_output("error", ename="E", evalue=text, traceback=[text, text])]  # fmt: skip
+        cells.append(new_code_cell("x = 1\n" * 10_000, outputs=outputs, metadata={"exercise": str(number)}))
+    cells.insert(1, new_markdown_cell("\\begin{a}" * 10_000, metadata={"question": "q"}))
+    notebook = new_notebook(cells=cells)
+    clean(notebook, new_notebook())
+    assert notebook.cells[0].source == "released " * 10_000
+    assert len(notebook.cells[1].source) == LONGEST_MARKDOWN + len(CUT)
+    assert len(notebook.cells[2].source) == LONGEST_TEXT + len(CUT)
+    assert len(str(notebook)) < 2.5 * MOST_TEXT  # str() writes an escape character as four
+
+
+def test_what_an_honest_student_prints_stays():
+    notebook = new_notebook(cells=[new_code_cell("print()", metadata={"exercise": "a"})])
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="line\n" * 1000)]
+    clean(notebook, new_notebook())
+    assert notebook.cells[0].outputs[0].text == "line\n" * 1000 and notebook.cells[0].source == "print()"

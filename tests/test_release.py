@@ -1,12 +1,14 @@
 """One source becomes two notebooks, byte for byte, and nothing of an answer reaches the students'."""
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
 import standin
 
+from mechlib.checker import settings
 from mechlib.grading import release, solved
 from mechlib.grading.source import SourceError, read_source
 
@@ -249,3 +251,30 @@ def test_tidy_drops_warnings_widgets_and_heavy_html_and_refuses_paths():
     assert "version" not in heavy.metadata["language_info"]
     with pytest.raises(solved.ExecutionFailed, match="a path of this machine"):
         solved.tidy(notebook(output_type="stream", name="stdout", text="/somewhere/x"), ["/somewhere"])
+
+
+# ---- the students' zip
+
+
+def test_the_students_zip_has_their_notebooks_and_nothing_else(course, tmp_path, monkeypatch):
+    assert run(course, "--package", str(tmp_path / "interp.zip"), "--no-solutions") == 0
+    notebook = f"chapters/{CHAPTER}/{CHAPTER}.ipynb"
+    with zipfile.ZipFile(tmp_path / "interp.zip") as archive:
+        assert set(archive.namelist()) == {f"interp/{n}" for n in (notebook, "mechlib-course.json", "START.md")}
+        archive.extractall(tmp_path)
+    assert (tmp_path / "interp" / notebook).read_bytes() == (course / notebook).read_bytes()
+    monkeypatch.chdir(tmp_path / "interp" / "chapters" / CHAPTER)
+    assert not settings.solutions_allowed()
+
+
+def test_the_students_zip_is_the_same_each_time(course, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        assert run(course, "--package", str(tmp_path / folder / "interp.zip")) == 0
+    assert (tmp_path / "a" / "interp.zip").read_bytes() == (tmp_path / "b" / "interp.zip").read_bytes()
+
+
+def test_what_leaks_is_not_packed(course, tmp_path):
+    (course / "chapters" / CHAPTER / "answers.py").write_text("# ### BEGIN SOLUTION")
+    assert run(course, "--package", str(tmp_path / "interp.zip")) == 1
+    assert not (tmp_path / "interp.zip").exists()

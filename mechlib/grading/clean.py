@@ -16,19 +16,50 @@ from mechlib.grading.graft import EXTRA
 
 PICTURES = ("image/png", "image/jpeg")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
+# Turning text into a page takes minutes for a megabyte, and grows with the square for some; the driver does it.
+LONGEST_TEXT, LONGEST_MARKDOWN, MOST_TEXT = 20_000, 10_000, 300_000  # characters: of a cell, an answer, a notebook
+CUT = "\n... (the rest was cut)"
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def clean(notebook: NotebookNode, release: NotebookNode) -> None:
     """Leave in the outputs of `notebook`, and in the Markdown that the student wrote, only text and pictures."""
     notebook.metadata = release.metadata  # the kernel has put in what it says about itself
+    space = Space()
     for cell in notebook.cells:
+        theirs = "exercise" in cell.metadata or EXTRA in cell.metadata.get("tags", [])
         if cell.cell_type == "code":
+            cell.source = space.cut(cell.source) if theirs else cell.source
             count = cell.get("execution_count")
             cell.execution_count = count if type(count) is int else None
             cell.outputs = [kept for output in cell.outputs if (kept := clean_output(output))]
-        elif "question" in cell.metadata or EXTRA in cell.metadata.get("tags", []):
-            cell.source = TAG.sub("&lt;", cell.source)
+            for output in cell.outputs:
+                shorten(output, space)
+        elif theirs or "question" in cell.metadata:
+            cell.source = TAG.sub("&lt;", space.cut(cell.source, LONGEST_MARKDOWN))
+
+
+class Space:
+    """How much text a page still takes."""
+
+    def __init__(self) -> None:
+        self.left = MOST_TEXT
+
+    def cut(self, text: str, longest: int = LONGEST_TEXT) -> str:
+        kept = text[: min(longest, self.left)]
+        self.left -= len(kept)
+        return text if kept == text else f"{kept}{CUT}"
+
+
+def shorten(output: NotebookNode, space: Space) -> None:
+    """Cut the texts of a clean output."""
+    if output.output_type == "stream":
+        output.text = space.cut(output.text)
+    elif output.output_type == "error":
+        output.evalue = space.cut(output.evalue)
+        output.traceback = [space.cut("\n".join(output.traceback))]
+    elif "text/plain" in output.data:
+        output.data["text/plain"] = space.cut(output.data["text/plain"])
 
 
 def clean_output(output: NotebookNode) -> NotebookNode | None:

@@ -31,6 +31,7 @@ from mechlib.grading.forkserver import Child, ForkServer, ServerLost, fork
 from mechlib.grading.limits import MIB, Limits
 from mechlib.grading.live import LiveTable
 from mechlib.grading.namespaces import NoSandbox
+from mechlib.grading.remote import RETRIES, ClusterLost, settings, slots
 from mechlib.grading.report import (
     FAILED,
     GRADED,
@@ -49,7 +50,7 @@ from mechlib.grading.report import (
 )
 from mechlib.grading.sandbox import KINDS, Program, Sandbox, choose, start_program
 from mechlib.grading.source import nearest
-from mechlib.grading.store import InUse, Store, key
+from mechlib.grading.store import InUse, Store, key, read_json
 
 HEAVY = ("torch", "transformer_lens", "transformers", "matplotlib.pyplot", "ipykernel.kernelapp", "nbclient")
 OURS = ("mechlib.exercises", "mechlib.grading.worker", "mechlib.grading.kernel")
@@ -75,6 +76,7 @@ class Options:
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2)
     sandbox: str = "auto"
     regrade: bool = False
+    dask: str = ""  # the scheduler's address; "": students' code runs here
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--students", default="*", metavar="GLOB", help="grade only these students")
     parser.add_argument("--jobs", type=int, default=defaults.jobs, metavar="N", help="at a time; as many as cores")
     parser.add_argument("--sandbox", choices=("auto", *KINDS), default="auto", help="where students' code runs")
+    parser.add_argument("--dask", default="", metavar="ADDRESS", help="run students' code on this Dask cluster")
     parser.add_argument("--regrade", action="store_true", help="grade again what has not changed")
     parser.add_argument("--seed", type=int, help="what the checks draw their cases from; kept with the course")
     parser.add_argument("--timeout", type=float, default=limits.cell, metavar="SECONDS", help="for each cell")
@@ -93,10 +96,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--memory", type=int, default=limits.memory // MIB, metavar="MIB", help="for each notebook")
     given = parser.parse_args(argv)
     limits = Limits(cell=given.timeout, notebook=given.total, memory=given.memory * MIB)
-    options = Options(limits, given.seed, given.students, max(given.jobs, 1), given.sandbox, given.regrade)
+    options = Options(limits, given.seed, given.students, max(given.jobs, 1), given.sandbox, given.regrade, given.dask)
     try:
         rows = grade(given.course, given.chapter, options)
-    except (NothingToGrade, StepFailed, NoSandbox, InUse, Interrupted) as error:
+    except (NothingToGrade, StepFailed, NoSandbox, InUse, ClusterLost, Interrupted) as error:
         print(f"mechlib grade: {error}", file=sys.stderr)
         return 1
     print(table(rows))
@@ -174,6 +177,7 @@ class Class:
         self.seed = store.seed(options.seed)
         self.keys: dict[str, str] = {}
         self.book: Book | None = None
+        self.jobs = options.jobs
 
     def grade(self, names: list[str]) -> list[Row]:
         """Grade what is not done yet; the rows of all come back."""
@@ -184,18 +188,24 @@ class Class:
         with fork_server(self.release) as server, LiveTable(self.chapter, names) as live:
             for row in rows.values():
                 live.show(row, known=True)
-            kind, warning = choose(self.options.sandbox, server)
+            kind, warning = self.options.sandbox, ""
+            if self.options.dask:
+                self.jobs = slots(self.options.dask)
+            else:
+                kind, warning = choose(kind, server)
             if warning:
                 live.warn(warning)
             sandbox = Sandbox(kind, server, [str(self.course)])
             self.book = Book(self.store, self.release)
             running: dict[str, tuple[Child | Program, float]] = {}
             while waiting or running:
-                while waiting and len(running) < self.options.jobs:
+                while waiting and len(running) < self.jobs:
                     name = waiting.pop(0)
                     live.begin(name)
                     if process := self.start(name, sandbox):
-                        running[name] = process, time.monotonic() + self.options.limits.notebook + TIME_TO_JUDGE
+                        tries = RETRIES + 1 if self.options.dask else 1
+                        patience = tries * (self.options.limits.notebook + TIME_TO_JUDGE)
+                        running[name] = process, time.monotonic() + patience
                     else:
                         rows[name] = self.finish(name, 0)
                         live.show(rows[name])
@@ -243,6 +253,8 @@ class Class:
             "seed": str(self.store.root / "seed.json"),
             "limits": self.options.limits.as_dict(),
             "sandbox": vars(sandbox),
+            "dask": self.options.dask,
+            "environment": settings() if self.options.dask else {},
         }
         try:
             return (
@@ -259,6 +271,9 @@ class Class:
         row = Row(student, self.chapter, self.max_score, scores=dict.fromkeys(names, 0.0))
         if exit_status == worker.FULL_DISK:
             raise Interrupted(FULL_DISK)
+        if exit_status == worker.CLUSTER_LOST:
+            reason = read_json(self.store.job(student) / "result.json")["lost"]
+            raise Interrupted(f"{reason}. Start again: what is done stays done.")
         try:
             if glob.escape(student) != student:
                 raise ValueError("nbgrader cannot find folders with *, ? or [ in their names: rename this one")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
+from mechlib.checker import settings
 from mechlib.grading.course import StepFailed, open_api, release_config
 from mechlib.grading.leaks import find_leaks, released_files
 from mechlib.grading.solved import (
@@ -29,7 +32,10 @@ PROBLEMS = (SourceError, ExecutionFailed, StepFailed)
 
 def main(argv: list[str] | None = None) -> int:
     """Release the chapters that are named, or all; with --check only say what is not as the source has it."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.package and arguments.check:
+        parser.error("--check writes nothing: leave it out to write --package.")
     root = arguments.root.resolve()
     try:
         chapters = [chosen_chapter(root, name) for name in arguments.chapters] or all_chapters(root)
@@ -47,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
             problems.append(f"{chapter}: {error}")
     for problem in problems:
         print(problem, file=sys.stderr)
+    if arguments.package and not problems:
+        write_package(root, chapters, arguments.package, arguments.solutions)
     if not problems:
         done = "is what its source generates" if arguments.check else "is released"
         print(f"Every chapter {done}: {', '.join(chapters)}.")
@@ -58,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help="such as 01_superposition; all if none is given")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 and say what differs or leaks")
     parser.add_argument("--force", action="store_true", help="execute again although the code has not changed")
+    parser.add_argument("--package", type=Path, metavar="ZIP", help="put the students' notebooks into this zip too")
+    parser.add_argument(
+        "--no-solutions", dest="solutions", action="store_false", help="a graded course: switch reveal and borrow off"
+    )
     parser.add_argument("--root", type=Path, default=Path(), help="the folder that holds solutions/ and chapters/")
     return parser
 
@@ -137,6 +149,26 @@ def student_notebook(source: NotebookNode, chapter: str) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+# ---- the students' zip
+
+START = """Unpack this folder, install mechlib as your course says, and run `mechlib lab` in it.
+Hand in the notebooks of chapters/.
+"""
+
+
+def write_package(root: Path, chapters: list[str], target: Path, solutions: bool) -> None:
+    """Write a zip with the students' notebooks and nothing else of the course; the same bytes each time."""
+    files = {f"chapters/{chapter}/{chapter}.ipynb": chapter_path(root, chapter).read_bytes() for chapter in chapters}
+    files[settings.FILE] = json.dumps({"solutions": solutions}).encode() + b"\n"
+    files["START.md"] = START.encode()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in sorted(files.items()):
+            info = zipfile.ZipInfo(f"{target.stem}/{name}")  # its date is fixed
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+    print(f"{target}: {len(chapters)} chapter{'s' * (len(chapters) != 1)}, {target.stat().st_size / 1e3:.0f} kB")
 
 
 # ---- checking

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import resource
 import sys
@@ -22,12 +23,13 @@ from mechlib.grading.clean import clean
 from mechlib.grading.graft import EXTRA, UnreadableNotebook, graft, match_cells, read_submission
 from mechlib.grading.judging import Judge, Verdicts
 from mechlib.grading.limits import MIB, Limits
+from mechlib.grading.remote import ClusterLost, observe_there
 from mechlib.grading.run import Run, observe_submission
 from mechlib.grading.sandbox import Sandbox
 from mechlib.grading.store import write_json, write_whole
 
 MEMORY = 8192 * MIB  # of a worker
-FULL_DISK = 74  # exit status
+FULL_DISK, CLUSTER_LOST = 74, 75  # exit statuses
 
 
 def main(job: dict[str, Any], fds: list[int]) -> int:
@@ -41,6 +43,9 @@ def main(job: dict[str, Any], fds: list[int]) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return FULL_DISK
         raise
+    except ClusterLost as error:
+        write_json(Path(job["folder"]) / "result.json", {"lost": str(error)})
+        return CLUSTER_LOST
 
 
 def grade_submission(job: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +62,11 @@ def grade_submission(job: dict[str, Any]) -> dict[str, Any]:
     seed = json.loads(Path(job["seed"]).read_text(encoding="utf-8"))["seed"]
     notebook, limits = grafted.notebook, Limits(**job["limits"])
     judge = Judge([cell.metadata["check"] for cell in notebook.cells if "check" in cell.metadata], seed)
-    run = observe_submission(notebook, judge.requests(), limits, Sandbox(**job["sandbox"]))
+    if job["dask"]:
+        os.environ.update(job["environment"])
+        run = observe_there(job["dask"], notebook, release, judge.requests(), limits, job["sandbox"]["kind"])
+    else:
+        run = observe_submission(notebook, judge.requests(), limits, Sandbox(**job["sandbox"]))
     clean(notebook, release)
     verdicts = judge.settle(notebook, run)
     write_whole(Path(job["folder"]) / "notebook.ipynb", nbformat.writes(notebook).encode())
