@@ -1439,7 +1439,7 @@ COMPLETENESS_GAP = Exercise(
 def minimality_cases(seed: int) -> Iterable[Case]:
     for k, (batch, pairs, node, subsets, note) in enumerate(
         [
-            (4, [(0, 1), (4, 5)], 4, [[0], [1, 2], [5], [3, 5]], "a node with a backup"),
+            (4, [(0, 1), (4, 5), (4, 7)], 4, [[0], [1, 2], [5], [3, 5]], "backups inside and outside of the circuit"),
             (1, [(4, 5)], 5, [[1], [4, 2]], "a batch of one"),
             (3, [(0, 1)], 2, [], "no subset but the empty one: the naive removal"),
             (5, [(0, 1), (2, 3)], 1, [[0, 2], [3, 4]], "the largest change is not the last one"),
@@ -1458,6 +1458,19 @@ def minimality_cases(seed: int) -> Iterable[Case]:
     only_backed_up = Recipe(
         "score",
         {"nodes": PARTS[:3], "values": torch.zeros(2, 3), "pairs": [(0, 1)], "worth": torch.tensor([[3.0], [5.0]])},
+    )
+    worth_less_without = Recipe(
+        "score",
+        {
+            "nodes": PARTS[:3],
+            "values": torch.tensor([[5.0, 1.0, 2.0]]),
+            "pairs": [(0, 1)],
+            "worth": torch.tensor([[-3.0]]),
+        },
+    )
+    yield Case(
+        {"score": worth_less_without, "circuit": PARTS[:3], "node": PARTS[0], "subsets": [[PARTS[2]], [PARTS[1]]]},
+        note="a node that changes less once another is gone",
     )
     yield Case(
         {"score": only_backed_up, "circuit": PARTS[:3], "node": PARTS[0], "subsets": [[PARTS[2]], [PARTS[1]]]},

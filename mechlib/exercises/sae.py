@@ -168,15 +168,15 @@ MEAN_MAX_COSINE_SIMILARITY = Exercise(
 # ----------------------------------------------------------------------------------------------------------------- SAE
 
 
-def _encode(p: nn.Module, x: Tensor) -> Tensor:
+def _encode(p: Any, x: Tensor) -> Tensor:
     return ((x - p.b_dec) @ p.W_enc + p.b_enc).relu()
 
 
-def _decode(p: nn.Module, codes: Tensor) -> Tensor:
+def _decode(p: Any, codes: Tensor) -> Tensor:
     return codes @ p.W_dec + p.b_dec
 
 
-def _start(p: nn.Module, d_in: int, d_sae: int) -> None:
+def _start(p: Any, d_in: int, d_sae: int) -> None:
     """The start that the exercise asks for."""
     W_dec = _unit(torch.randn(d_sae, d_in))
     p.W_enc, p.b_enc = nn.Parameter(W_dec.T.contiguous().clone()), nn.Parameter(torch.zeros(d_sae))
@@ -208,10 +208,10 @@ def autoencoder(
     return Autoencoder
 
 
-def _started(change: Callable[[nn.Module], None]) -> Callable[..., None]:
+def _started(change: Callable[[Any], Any]) -> Callable[..., None]:
     """The right start, changed."""
 
-    def start(p: nn.Module, d_in: int, d_sae: int) -> None:
+    def start(p: Any, d_in: int, d_sae: int) -> None:
         _start(p, d_in, d_sae)
         with torch.no_grad():
             change(p)
@@ -219,7 +219,7 @@ def _started(change: Callable[[nn.Module], None]) -> Callable[..., None]:
     return start
 
 
-def _shared(p: nn.Module, d_in: int, d_sae: int) -> None:
+def _shared(p: Any, d_in: int, d_sae: int) -> None:
     _start(p, d_in, d_sae)
     p.W_enc = nn.Parameter(p.W_dec.detach().T)
 
@@ -416,8 +416,11 @@ def loss_cases(seed: int) -> Iterable[Case]:
         note="a perfect reconstruction",
         truth=fact(lambda loss: abs(float(loss) - 2.5) < 1e-5, "Five codes of 1 at a price of 0.5 cost 2.5."),
     )
-    inputs = {"x": exact, "reconstruction": draw(seed + 1, 3, 4), "codes": torch.ones(3, 5), "l1": 0.5}
-    yield Case(inputs, drive="other_device", compare=comparing.other_device)
+    yield Case(
+        {"x": exact, "reconstruction": draw(seed + 1, 3, 4), "codes": torch.ones(3, 5), "l1": 0.5},
+        drive="other_device",
+        compare=comparing.other_device,
+    )
 
 
 def _squares(x: Tensor, reconstruction: Tensor) -> Tensor:
@@ -690,7 +693,8 @@ def _same_shares(given: dict[str, Any]) -> comparing.Compare:
         return [result[0][:, keep], result[1], result[2][keep], result[0].norm(dim=0), result[2].norm(dim=1)]
 
     def compare(expected: Any, got: Any) -> Difference | None:
-        if form := close(*([torch.zeros_like(t) for t in result] for result in _tensors(expected, got))):
+        forms = [[torch.zeros_like(t) for t in result] for result in _tensors(expected, got)]
+        if form := close(forms[0], forms[1]):
             return form
         if difference := close(alive(expected), alive(got)):
             return difference
@@ -726,7 +730,7 @@ def resampler(
 ) -> Callable[..., Weights]:
     """A resampling function with some of its parts done in another way."""
 
-    def resample(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):  # type: ignore[no-untyped-def]
+    def resample(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):
         W_enc, b_enc, W_dec = W_enc.clone(), b_enc.clone(), W_dec.clone()
         chosen = which(dead)
         n = int(chosen.sum())
@@ -747,7 +751,7 @@ def resampler(
     return resample
 
 
-def _loop_resample(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):  # type: ignore[no-untyped-def]
+def _loop_resample(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):
     W_enc, b_enc, W_dec = W_enc.clone(), b_enc.clone(), W_dec.clone()
     norm = W_enc[:, ~dead].norm(dim=0).mean()
     for latent in dead.nonzero()[:, 0].tolist():
@@ -757,7 +761,7 @@ def _loop_resample(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):
     return W_enc, b_enc, W_dec
 
 
-def _where_resample(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):  # type: ignore[no-untyped-def]
+def _where_resample(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):
     edges = losses.double().square().cumsum(0)
     points = torch.rand(len(dead), generator=generator, dtype=torch.float64) * edges[-1]
     rows = torch.searchsorted(edges, points, right=True)
@@ -770,7 +774,7 @@ def _where_resample(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None)
     )
 
 
-def _resample_in_place(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):  # type: ignore[no-untyped-def]
+def _resample_in_place(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator=None):
     new = resampler()(W_enc, b_enc, W_dec, b_dec, dead, x, losses, generator)
     for old, value in zip((W_enc, b_enc, W_dec), new, strict=True):
         old.copy_(value)
