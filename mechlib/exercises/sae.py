@@ -1344,14 +1344,13 @@ SITES = ["blocks.1.hook_resid_pre", "blocks.0.hook_resid_post", "blocks.2.hook_m
 
 
 def recovered_cases(seed: int) -> Iterable[Case]:
-    for k, (batch, length, site, sizes, note) in enumerate(
-        [
-            (3, 7, SITES[0], {}, ""),
-            (1, 9, SITES[2], {}, "a batch of one"),
-            (4, 4, SITES[1], {"attention_only": True}, "a model without MLPs, as many prompts as positions"),
-            (2, 8, SITES[0], {"heads": 3, "layers": 2}, "two layers, three heads"),
-        ]
-    ):
+    tries: list[tuple[int, int, str, dict[str, Any], str]] = [
+        (3, 7, SITES[0], {}, ""),
+        (1, 9, SITES[2], {}, "a batch of one"),
+        (4, 4, SITES[1], {"attention_only": True}, "a model without MLPs, as many prompts as positions"),
+        (2, 8, SITES[0], {"heads": 3, "layers": 2}, "two layers, three heads"),
+    ]
+    for k, (batch, length, site, sizes, note) in enumerate(tries):
         model, d_model = random_gpt2(seed + k, **sizes), 5 * sizes.get("heads", 2)
         sae = Recipe("sae", {"seed": seed + k, "d_in": d_model, "d_sae": 7 + k})
         tokens = _tokens_that_matter(model, site, seed + k, batch, length)
@@ -1818,15 +1817,14 @@ PRECISION_RECALL_BY_LEVEL = Exercise(
 
 
 def steer_cases(seed: int) -> Iterable[Case]:
-    for k, (batch, length, site, value, sizes, note) in enumerate(
-        [
-            (3, 7, SITES[0], 4.0, {}, ""),
-            (1, 5, SITES[2], 2.5, {}, "a batch of one"),
-            (4, 4, SITES[1], 0.0, {}, "clamped to 0: the feature is removed"),
-            (2, 6, SITES[3], -3.0, {"attention_only": True}, "a model without MLPs, clamped to a negative value"),
-            (5, 3, SITES[0], 6.0, {"heads": 3, "layers": 2}, "two layers, three heads"),
-        ]
-    ):
+    tries: list[tuple[int, int, str, float, dict[str, Any], str]] = [
+        (3, 7, SITES[0], 4.0, {}, ""),
+        (1, 5, SITES[2], 2.5, {}, "a batch of one"),
+        (4, 4, SITES[1], 0.0, {}, "clamped to 0: the feature is removed"),
+        (2, 6, SITES[3], -3.0, {"attention_only": True}, "a model without MLPs, clamped to a negative value"),
+        (5, 3, SITES[0], 6.0, {"heads": 3, "layers": 2}, "two layers, three heads"),
+    ]
+    for k, (batch, length, site, value, sizes, note) in enumerate(tries):
         model, d_model = random_gpt2(seed + k, **sizes), 5 * sizes.get("heads", 2)
         sae = Recipe("sae", {"seed": seed + k, "d_in": d_model, "d_sae": 6 + k})
         inputs = {"model": model, "sae": sae, "site": site, "tokens": draw_tokens(seed + k, batch, length)}
