@@ -120,6 +120,11 @@ MEAN_MAX_COSINE_SIMILARITY = Exercise(
             "A direction that points the other way counts as found here. It is not: leave the sign on.",
         ),
         Mistake(
+            "never_negative",
+            lambda found, true: _cosines(found, true).amax(dim=1).clamp(min=0).mean(),
+            "A feature whose best match has a negative cosine counts as 0 here. Count it as it is: leave the sign on.",
+        ),
+        Mistake(
             "no_maximum",
             lambda found, true: _cosines(found, true).mean(),
             "This is the mean over all pairs. Take each feature's best match first.",
@@ -224,8 +229,14 @@ def _shared(p: Any, d_in: int, d_sae: int) -> None:
     p.W_enc = nn.Parameter(p.W_dec.detach().T)
 
 
+def _one_orthant(p: nn.Module, d_in: int, d_sae: int) -> None:
+    _start(p, d_in, d_sae)
+    p.W_dec = nn.Parameter(_unit(torch.rand(d_sae, d_in)))
+    p.W_enc = nn.Parameter(p.W_dec.detach().T.clone())
+
+
 def sae_cases(seed: int) -> Iterable[Case]:
-    for d_in, d_sae in [(5, 8), (6, 3), (4, 4)]:
+    for d_in, d_sae in [(5, 8), (6, 3), (4, 4), (12, 200)]:
         yield Case({"d_in": d_in, "d_sae": d_sae}, drive="construct", part="parameters", compare=_same_start)
     for k, (lead, d_in, d_sae, note) in enumerate(
         [
@@ -267,6 +278,7 @@ def _start_properties(parameters: dict[str, Tensor]) -> dict[str, bool]:
     """What a start should be like -> whether it is."""
     W_enc, W_dec = parameters["W_enc"], parameters["W_dec"]
     lengths = W_dec.norm(dim=1)
+    lean = len(W_dec) * W_dec.mean(dim=0).square().sum()  # about 1; the number of rows if all are the same
     return {
         "b_enc should start at zero.": not parameters["b_enc"].any(),
         "b_dec should start at zero.": not parameters["b_dec"].any(),
@@ -276,6 +288,9 @@ def _start_properties(parameters: dict[str, Tensor]) -> dict[str, bool]:
         ),
         "The rows of W_dec should start in random directions; two of yours are the same.": bool(
             (_cosines(W_dec, W_dec) - torch.eye(len(W_dec)) < 0.9999).all()
+        ),
+        "The rows of W_dec should start in directions all around; yours lean to one side. Draw with torch.randn: torch.rand is never negative.": bool(
+            lean < 8
         ),
         "W_enc should start as W_dec turned over: column i of W_enc is row i of W_dec.": torch.allclose(
             W_enc, W_dec.T, atol=1e-4
@@ -358,6 +373,11 @@ SAE = Exercise(
             "encoder_start_of_its_own",
             autoencoder(start=_started(lambda p: p.W_enc.copy_(torch.randn_like(p.W_enc)))),
             "W_enc should start as W_dec turned over: column i of W_enc is row i of W_dec.",
+        ),
+        Mistake(
+            "one_orthant",
+            autoencoder(start=_one_orthant),
+            "The rows of W_dec should start in directions all around; yours lean to one side. Draw with torch.randn: torch.rand is never negative.",
         ),
         Mistake(
             "shared_memory",
@@ -496,6 +516,11 @@ RELU_L1_LOSS = Exercise(
             "This counts the active latents, and a count has no gradient. Add their values.",
         ),
         Mistake(
+            "codes_detached",
+            lambda x, reconstruction, codes, l1: (_squares(x, reconstruction) + l1 * codes.detach().sum(dim=-1)).mean(),
+            "The number is right, but no gradient reaches the codes, so the price would change nothing: leave .detach() and .data out.",
+        ),
+        Mistake(
             "no_price",
             lambda x, reconstruction, codes, l1: _squares(x, reconstruction).mean() + codes.sum(dim=-1).mean(),
             "l1 is not used: multiply the sum of the codes by it.",
@@ -612,6 +637,11 @@ REMOVE_PARALLEL_GRADIENT = Exercise(
             "roles_swapped",
             lambda W_dec, gradient: W_dec - _dots(gradient, W_dec) / _dots(gradient, gradient) * gradient,
             "This takes the gradient's direction out of W_dec. Take the row's direction out of the gradient.",
+        ),
+        Mistake(
+            "outward_only",
+            lambda W_dec, gradient: gradient - _dots(gradient, W_dec).clamp(min=0) / _dots(W_dec, W_dec) * W_dec,
+            "Only a part that points the row's own way is taken away. A part that points against it has to go as well.",
         ),
         Mistake(
             "whole_matrix",
@@ -848,6 +878,11 @@ RESAMPLE_DEAD = Exercise(
             "All latents are replaced. Only the dead ones may change.",
         ),
         Mistake(
+            "root_mean_square",
+            resampler(mean_of=lambda norms, dead: norms[~dead].square().mean().sqrt()),
+            "The encoder's length comes from the root of the mean square. Take the mean of the lengths themselves.",
+        ),
+        Mistake(
             "one_for_all",
             resampler(one_for_all=True),
             "All dead latents get the same example, and would go on as copies of one another. Draw one for each.",
@@ -887,7 +922,16 @@ def topk_cases(seed: int) -> Iterable[Case]:
     yield Case({"pre": few, "k": 4}, note="fewer than k pre-activations are positive")
     yield Case({"pre": draw(seed + 10, 4, 6, dtype=torch.float64) - 5, "k": 2}, note="none is positive; float64")
     yield Case({"pre": draw(seed + 11, 5, 6) + 4, "k": 3}, note="all are positive")
+    twice = draw(seed + 12, 5, 4).abs().repeat(1, 2)
+    yield Case({"pre": twice, "k": 3}, compare=_same_rows, note="every value occurs twice; of equal ones any may stay")
     yield Case({"pre": draw(seed, 6, 9), "k": 3}, drive="other_device", compare=comparing.other_device)
+
+
+def _same_rows(expected: Any, got: Any) -> Difference | None:
+    """The same numbers in each row, in whatever order."""
+    if not isinstance(got, Tensor) or got.shape != expected.shape:
+        return close(expected, got)
+    return close(expected.sort(dim=-1).values, got.sort(dim=-1).values)
 
 
 def _kept(pre: Tensor, k: int, order: Tensor | None = None) -> Tensor:
@@ -965,7 +1009,12 @@ TOPK_ACTIVATION = Exercise(
         Mistake(
             "one_too_few",
             lambda pre, k: (pre * (pre > pre.topk(k, dim=-1).values[..., -1:])).relu(),
-            "The k-th largest itself is lost: it is not greater than itself. Use >=.",
+            "The k-th largest itself is lost: it is not greater than itself. Keep what stands at topk's indices.",
+        ),
+        Mistake(
+            "ties",
+            lambda pre, k: (pre * (pre >= pre.topk(k, dim=-1).values[..., -1:])).relu(),
+            "More than k stay where the k-th largest value occurs more than once. Keep what stands at topk's indices.",
         ),
         Mistake(
             "one_too_many",
@@ -990,9 +1039,7 @@ TOPK_ACTIVATION = Exercise(
     ],
     equivalents=[
         lambda pre, k: (pre * _kept(pre, k)).relu(),
-        lambda pre, k: torch.where(pre >= pre.topk(k, dim=-1).values[..., -1:], pre, torch.zeros_like(pre)).clamp(
-            min=0
-        ),
+        lambda pre, k: pre.relu().masked_fill(pre.argsort(dim=-1).argsort(dim=-1) < pre.shape[-1] - k, 0.0),
         _loop_topk,
     ],
     hints=[
@@ -1096,6 +1143,18 @@ JUMPRELU = Exercise(
             "shifted",
             lambda pre, threshold, bandwidth: (pre - threshold).relu(),
             "This takes the threshold away from what passes, so everything shrinks. What exceeds the threshold passes unchanged.",
+        ),
+        Mistake(
+            "shifted_with_the_window",
+            jump(value=lambda pre, threshold: (pre - threshold).relu()),
+            "The gradients are right, but the values shrink by the threshold. What exceeds it passes unchanged.",
+        ),
+        Mistake(
+            "pre_for_the_threshold",
+            jump(
+                to_threshold=lambda pre, threshold, bandwidth: -pre / bandwidth * _near(pre, threshold, bandwidth / 2)
+            ),
+            "The threshold's gradient has the factor `pre`. It is close to `threshold` in the window, but not the same: use the threshold.",
         ),
         Mistake(
             "plain_relu",
@@ -1384,6 +1443,11 @@ LOSS_RECOVERED = Exercise(
             "Each prompt has a mean of its own here. Take one mean vector, over prompts and positions.",
         ),
         Mistake(
+            "clamped",
+            recovering(lambda clean, spliced, ablated: ((ablated - spliced) / (ablated - clean)).clamp(0, 1)),
+            "The share is forced to lie between 0 and 1. A reconstruction can do more harm than the mean: let the number say so.",
+        ),
+        Mistake(
             "lost",
             recovering(lambda clean, spliced, ablated: (spliced - clean) / (ablated - clean)),
             "This is the share that is lost. Take it from 1.",
@@ -1603,8 +1667,12 @@ def level_cases(seed: int) -> Iterable[Case]:
     )
     never = {**known, "concept": torch.zeros(6, dtype=torch.bool)}
     yield Case(never, note="the concept never occurs")
-    small = draw(seed + 8, 40, scale=0.02).relu()
-    yield Case({"activation": small, "concept": labels(8, 40), "levels": levels}, note="activations far below 1")
+    small, elsewhere = draw(seed + 8, 40, scale=0.02).relu(), labels(8, 40)
+    elsewhere[small.argmax()] = False
+    yield Case(
+        {"activation": small, "concept": elsewhere, "levels": levels},
+        note="activations far below 1, the largest of them not on the concept",
+    )
     neuron = draw(seed + 9, 40) - 0.5
     yield Case({"activation": neuron, "concept": labels(9, 40), "levels": levels}, note="a neuron: some are negative")
 
@@ -1645,6 +1713,13 @@ def _false_positive_rate(activation: Tensor, concept: Tensor, levels: Tensor) ->
     return (firing & ~concept).sum(dim=1) / (~concept).sum(), (firing & concept).sum(dim=1) / concept.sum()
 
 
+def _largest_on_concept(activation: Tensor, concept: Tensor, levels: Tensor) -> Rates:
+    largest = (activation[concept] if concept.any() else activation).max()
+    firing = activation > levels[:, None] * largest
+    hits = (firing & concept).sum(dim=1)
+    return hits / firing.sum(dim=1), hits / concept.sum()
+
+
 def _loop_rates(activation: Tensor, concept: Tensor, levels: Tensor) -> Rates:
     precision, recall = [], []
     for level in levels:
@@ -1678,6 +1753,11 @@ PRECISION_RECALL_BY_LEVEL = Exercise(
             "at_or_above",
             rates(lambda activation, levels: activation >= levels[:, None] * activation.max()),
             "This uses >=, so that at level 0 every silent token counts as firing. It fires where the activation is greater.",
+        ),
+        Mistake(
+            "largest_on_concept",
+            _largest_on_concept,
+            "The levels are shares of the largest activation on the concept. Take the largest of all: the latent does not know the concept.",
         ),
         Mistake(
             "quantiles",
