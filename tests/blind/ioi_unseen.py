@@ -4,6 +4,8 @@ WRONG must be rejected, RIGHT must be accepted; the first ten of WRONG are the o
 typical, of which `UNTOLD` got no sentence of their own. What happened is told in docs/blind.md.
 """
 
+from functools import partial
+
 import torch
 
 P = "ioi."
@@ -146,7 +148,7 @@ def pp_total(model, cache, source_cache, senders, mlps):
     for layer in range(model.cfg.n_layers):
         block = model.blocks[layer]
         x = block.ln1(stream)
-        attn = block.attn(x, x, x)
+        attn = block.attn(x)[0]
         for l, h in senders:
             if l == layer:
                 attn = attn + (source_cache["z", l] - cache["z", l])[:, :, h] @ model.W_O[l, h]
@@ -378,22 +380,23 @@ def ko(o=""):
                     m |= mask(roles, r)
             return m
 
-        def z_hook(layer):
+        def z_hook(layer, name):
             def hook(z, hook):
                 z = z.clone()
                 for h in range(z.shape[2]):
                     m = silent(layer, h)
-                    z[:, :, h][m] = 0 if o == "zero" else values[hook.name][:, :, h][m]
+                    z[:, :, h][m] = 0 if o == "zero" else values[name][:, :, h][m]
                 return z
 
             return hook
 
-        def mlp_hook(layer):
-            return lambda x, hook: torch.where(silent(layer, "mlp")[..., None], values[hook.name], x)
+        def mlp_hook(layer, name):
+            return lambda x, hook: torch.where(silent(layer, "mlp")[..., None], values[name], x)
 
-        hooks = [(f"blocks.{l}.attn.hook_z", z_hook(l)) for l in range(model.cfg.n_layers)]
+        zs, mlps = ([f"blocks.{l}.{n}" for l in range(model.cfg.n_layers)] for n in ("attn.hook_z", "hook_mlp_out"))
+        hooks = [(name, z_hook(l, name)) for l, name in enumerate(zs)]
         if o != "no MLPs":
-            hooks += [(f"blocks.{l}.hook_mlp_out", mlp_hook(l)) for l in range(model.cfg.n_layers)]
+            hooks += [(name, mlp_hook(l, name)) for l, name in enumerate(mlps)]
         return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
     return f
@@ -403,21 +406,21 @@ def ko_frozen(model, tokens, values, keep, drop, roles):
     """Kept nodes say what they say in the whole model, not what they compute from the stream they see now."""
     _, clean = model.run_with_cache(tokens)
 
-    def hook(x, hook):
-        out = clean[hook.name].clone()
-        layer = int(hook.name.split(".")[1])
+    def say(name, x, hook):
+        out = clean[name].clone()
+        layer = int(name.split(".")[1])
         for part in range(model.cfg.n_heads) if out.ndim == 4 else ["mlp"]:
             for r in {r for row in roles for r in row}:
                 node = (layer, part, r)
                 if (keep is not None and node not in keep) or node in drop:
                     at = mask(roles, r)
                     if part == "mlp":
-                        out[at] = values[hook.name][at]
+                        out[at] = values[name][at]
                     else:
-                        out[:, :, part][at] = values[hook.name][:, :, part][at]
+                        out[:, :, part][at] = values[name][:, :, part][at]
         return out
 
-    return model.run_with_hooks(tokens, fwd_hooks=[(name, hook) for name in values])
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, partial(say, name)) for name in values])
 
 
 def ko_one_tensor(model, tokens, values, keep, drop, roles):
@@ -433,15 +436,15 @@ def ko_one_tensor(model, tokens, values, keep, drop, roles):
             ]
         )
 
-    def put(x, hook):
-        layer = int(hook.name.split(".")[1])
+    def put(name, x, hook):
+        layer = int(name.split(".")[1])
         if x.ndim == 4:
             m = torch.stack([works(layer, h) for h in range(x.shape[2])], 2)[..., None]
         else:
             m = works(layer, "mlp")[..., None]
-        return torch.where(m, x, values[hook.name])
+        return torch.where(m, x, values[name])
 
-    return model.run_with_hooks(tokens, fwd_hooks=[(lambda name: name in values, put)])
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, partial(put, name)) for name in values])
 
 
 # ---------- faithfulness
