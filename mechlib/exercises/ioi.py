@@ -216,6 +216,11 @@ NAME_MOVER_SCORE = Exercise(
             "This takes what is written at the last position of the batch. Prompts are padded: each one's last token stands at its own `end`.",
         ),
         Mistake(
+            "without_the_final_norm",
+            _movers(weight=False, centre=False, scale=False),
+            "The final LayerNorm is missing altogether: centre what is written, divide by cache['ln_final.hook_scale'], multiply by its weight.",
+        ),
+        Mistake(
             "without_the_scale",
             _movers(scale=False),
             "The final LayerNorm's scale is missing: divide by cache['ln_final.hook_scale'], each prompt by its own.",
@@ -753,6 +758,11 @@ PATH_PATCH_TO_RECEIVERS = Exercise(
             "whole_stream",
             _the_whole_stream,
             "This puts the changed stream in for everybody, so all heads of that layer and all that follows hear it. Only the receivers' inputs change.",
+        ),
+        Mistake(
+            "stream_without_norm",
+            _to_receivers(seen=lambda model, streams, layer: streams[layer]),
+            "The receiver reads the changed stream as it is. Put model.blocks[layer].ln1 in front of the weights.",
         ),
         Mistake(
             "no_norm",
