@@ -216,6 +216,11 @@ NAME_MOVER_SCORE = Exercise(
             "This takes what is written at the last position of the batch. Prompts are padded: each one's last token stands at its own `end`.",
         ),
         Mistake(
+            "without_the_final_norm",
+            _movers(weight=False, centre=False, scale=False),
+            "The final LayerNorm is missing altogether: centre what is written, divide by cache['ln_final.hook_scale'], multiply by its weight.",
+        ),
+        Mistake(
             "without_the_scale",
             _movers(scale=False),
             "The final LayerNorm's scale is missing: divide by cache['ln_final.hook_scale'], each prompt by its own.",
@@ -391,6 +396,7 @@ def path_cases(seed: int) -> Iterable[Case]:
             (1, 5, [(1, 0)], "recomputed", {}),
             (2, 6, [(0, 0), (1, 1), (0, 1)], "recomputed", {}),
             (2, 5, [(3, 0)], "recomputed", {"layers": 4}),
+            (2, 6, [(1, 0), (0, 1), (1, 1)], "frozen", {}),
         ]
     ):
         model = random_gpt2(seed + k, **sizes)
@@ -754,6 +760,11 @@ PATH_PATCH_TO_RECEIVERS = Exercise(
             "This puts the changed stream in for everybody, so all heads of that layer and all that follows hear it. Only the receivers' inputs change.",
         ),
         Mistake(
+            "stream_without_norm",
+            _to_receivers(seen=lambda model, streams, layer: streams[layer]),
+            "The receiver reads the changed stream as it is. Put model.blocks[layer].ln1 in front of the weights.",
+        ),
+        Mistake(
             "no_norm",
             _without_norm,
             "This adds the change to the receiver's input without the LayerNorm in front of it: block.ln1(changed stream), then the weights.",
@@ -963,6 +974,8 @@ def mean_by_role_cases(seed: int) -> Iterable[Case]:
     ):
         activation = draws(seed + k, batch, length, *width) + torch.arange(length).view(-1, *[1] * len(width))
         yield Case({"activation": activation, "roles": some_roles(seed + k, batch, length)}, note=note)
+    unnamed = [["" if role == "rest" else role for role in row] for row in some_roles(seed, 3, 7)]
+    yield Case({"activation": draws(seed, 3, 7, 4), "roles": unnamed}, note="a role whose name is empty")
 
 
 def _is(role: str, roles: Any) -> Tensor:
@@ -1444,6 +1457,7 @@ def minimality_cases(seed: int) -> Iterable[Case]:
             (3, [(0, 1)], 2, [], "no subset but the empty one: the naive removal"),
             (5, [(0, 1), (2, 3)], 1, [[0, 2], [3, 4]], "the largest change is not the last one"),
             (4, [(0, 5), (1, 5)], 5, [[0], [1], [0, 1]], "a node that two others back up"),
+            (3, [(4, 7), (2, 3)], 4, [[0], [2]], "a node with a backup outside of the circuit"),
         ]
     ):
         yield Case(
@@ -1455,27 +1469,29 @@ def minimality_cases(seed: int) -> Iterable[Case]:
             },
             note=note,
         )
-    only_backed_up = Recipe(
-        "score",
-        {"nodes": PARTS[:3], "values": torch.zeros(2, 3), "pairs": [(0, 1)], "worth": torch.tensor([[3.0], [5.0]])},
-    )
-    worth_less_without = Recipe(
-        "score",
-        {
-            "nodes": PARTS[:3],
-            "values": torch.tensor([[5.0, 1.0, 2.0]]),
-            "pairs": [(0, 1)],
-            "worth": torch.tensor([[-3.0]]),
-        },
-    )
-    yield Case(
-        {"score": worth_less_without, "circuit": PARTS[:3], "node": PARTS[0], "subsets": [[PARTS[2]], [PARTS[1]]]},
-        note="a node that changes less once another is gone",
-    )
-    yield Case(
-        {"score": only_backed_up, "circuit": PARTS[:3], "node": PARTS[0], "subsets": [[PARTS[2]], [PARTS[1]]]},
-        note="a node that its backup replaces completely",
-        truth=lambda out: None if list(out) == [4.0, 0.0] else "Here the naive change is 0, and the largest one is 4.",
+    for value, worth, expected, note in [
+        (0.0, 4.0, [4.0, 0.0], "a node that its backup replaces completely"),
+        (1.0, -4.0, [3.0, 1.0], "a node that helps, but does harm when another has gone"),
+        (3.0, -1.0, [3.0, 3.0], "a node that matters most when nothing else has gone"),
+    ]:
+        values = torch.tensor([[value, 0.0, 0.0]] * 2)
+        spread = torch.tensor([[worth - 1], [worth + 1]])
+        pair = {"nodes": PARTS[:3], "values": values, "pairs": [(0, 1)], "worth": spread}
+        yield Case(
+            {
+                "score": Recipe("score", pair),
+                "circuit": PARTS[:3],
+                "node": PARTS[0],
+                "subsets": [[PARTS[1], PARTS[2]], [PARTS[1]]],
+            },
+            note=note,
+            truth=partial(_is_known, expected),
+        )
+
+
+def _is_known(expected: list[float], out: Any) -> str | None:
+    return (
+        None if list(out) == expected else f"Here the largest change is {expected[0]}, and the naive one {expected[1]}."
     )
 
 
