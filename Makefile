@@ -2,6 +2,8 @@
 # PYTHON chooses the Python that .venv is made with; ARGS are passed through to the command.
 
 PYTHON ?= python3
+# How many processes `make test` uses.
+WORKERS ?= 2
 CONSTRAINTS ?= requirements/tested.txt
 ARGS ?=
 
@@ -28,7 +30,7 @@ lab:  ## open the chapters in JupyterLab
 
 test:  ## run every test
 	$(BOOTSTRAP) lab,grade,dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 verify:  ## run the long experiments too (hours), with the versions they ran on
 	$(BOOTSTRAP) lab,grade,dev
