@@ -52,7 +52,7 @@ SPREAD = ("test_exercises.py", "test_blind.py")  # thousands of tests that share
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """With xdist (`-n 2`) a file stays in one process, for its fixtures' sake; the cells of a notebook share a kernel."""
+    """With xdist (`-n 2`) a file stays in one process, for its fixtures; the cells of a notebook share a kernel."""
     for item in items:
         if item.path.name not in SPREAD:
             item.add_marker(pytest.mark.xdist_group(item.path.name))

@@ -1237,7 +1237,7 @@ KNOCK_OUT = Exercise(
     hints=[
         "For every hook in `values` you need a mask of what is silent: [batch, position], for heads [batch, position, head].",
         "Begin with all silent (or nothing, if keep is None); then each node of keep clears where(roles, role) of its part, each node of drop sets it.",
-        "One hook a name: torch.where(silent[..., None], value, activation), with mask and value bound (partial, or default arguments).",
+        "One hook a name: torch.where(silent[..., None], value, activation), with mask and value bound (partial, or default arguments): inside a hook on z, hook.name is not the name that you hung it by.",
     ],
 )
 

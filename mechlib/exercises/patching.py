@@ -518,7 +518,7 @@ PATCH_HEAD = Exercise(
         ),
     ],
     hints=[
-        "A head's output before W_O is called z. Its hook is blocks.{layer}.attn.hook_z.",
+        "A head's output before W_O is called z. Its hook is blocks.{layer}.attn.hook_z. (Inside the hook, hook.name is another name: use your own variable.)",
         "z has the axes batch, position, head, d_head. Which of them do you choose from, and which stay whole?",
         "z[:, :, head] = source[name][:, :, head], on a clone.",
     ],
@@ -1197,7 +1197,7 @@ HEAD_ATTRIBUTION = Exercise(
     ],
     hints=[
         "You need z of all layers on both runs, and on the corrupted run the gradient of the mean logit difference with respect to it.",
-        "The parameters are frozen, so let the graph begin at the embeddings: a hook that returns embeddings.detach().requires_grad_(). Keep each z in a list as the hooks see it, and call torch.autograd.grad.",
+        "The parameters are frozen, so let the graph begin at the embeddings: a hook that returns embeddings.detach().requires_grad_(). Keep each z in a list as the hooks see it, return it, and call torch.autograd.grad.",
         "(gradient * (clean z - corrupted z)).sum(dim=(0, 1, 3)) for each layer, stacked.",
     ],
 )
