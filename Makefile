@@ -2,8 +2,6 @@
 # PYTHON chooses the Python that .venv is made with; ARGS are passed through to the command.
 
 PYTHON ?= python3
-# How many processes `make test` uses.
-WORKERS ?= 2
 CONSTRAINTS ?= requirements/tested.txt
 ARGS ?=
 
@@ -30,7 +28,7 @@ lab:  ## open the chapters in JupyterLab
 
 test:  ## run every test
 	$(BOOTSTRAP) lab,grade,dev
-	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 verify:  ## run the long experiments too (hours), with the versions they ran on
 	$(BOOTSTRAP) lab,grade,dev

@@ -45,17 +45,7 @@ def pytest_configure(config) -> None:
     config.option.nbval_current_env = config.option.nbval_kernel_name is None
     config.option.nbval_sanitize_with = config.option.nbval_sanitize_with or str(TESTS / "nbval_sanitize.cfg")
     if getattr(config.option, "dist", "no") == "load":
-        config.option.dist = "loadgroup"
-
-
-SPREAD = ("test_exercises.py", "test_blind.py")  # thousands of tests that share nothing but cached models
-
-
-def pytest_collection_modifyitems(items) -> None:
-    """With xdist (`-n 2`) a file stays in one process, for its fixtures; the cells of a notebook share a kernel."""
-    for item in items:
-        if item.path.name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+        config.option.dist = "loadfile"  # with xdist: the cells of a notebook belong to one kernel
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
