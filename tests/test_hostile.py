@@ -203,6 +203,8 @@ def test_nobody_was_called(aftermath):
 
 @pytest.mark.xfail(reason="not covered yet: the grader's Jupyter client dials again, see docs/grading.md", strict=False)
 def test_the_grader_calls_nobody(aftermath):
+    if "network-by-the-grader" not in aftermath.submissions:
+        pytest.skip("the attack is not among the few that are tried here")
     assert not aftermath.dialled
 
 

@@ -214,7 +214,7 @@ def test_a_sweep_over_pocket_is_quick():
     for edge in itertools.product(range(4), range(1, 4), range(4)):
         head, later, receiver = edge
         path_patch(model, tokens, cache, source, [(0, head)], [(later, receiver, "k")])
-    assert time.process_time() - start < 60  # about a second; more where other programs share the cores
+    assert time.process_time() - start < 10
 
 
 # ---- through chosen components, MLPs as senders and receivers, and every head at once
