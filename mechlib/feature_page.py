@@ -65,6 +65,10 @@ class FeaturePage:
     suppressed: tuple[tuple[str, float], ...]
     fit: Fit | None
 
+    def __repr__(self) -> str:
+        near = f", nearest concept: {self.fit.concept}" if self.fit else ""
+        return f"FeaturePage({self.title!r}, active on {self.density:.2%} of tokens{near})"
+
     def __str__(self) -> str:
         return as_text(self)
 
