@@ -181,7 +181,9 @@ def _sections(page: FeaturePage) -> list[tuple[str, Sequence[Example]]]:
 
 def _fit_sentence(fit: Fit) -> str:
     threshold, precision, recall = fit.best
-    return f"{fit.concept} (precision {precision:.2f}, recall {recall:.2f} above {threshold:.2f})"
+    return (
+        f"{fit.concept} (precision {precision:.2f}, recall {recall:.2f} above {threshold:.2f}; chosen on these texts)"
+    )
 
 
 # ---- as HTML

@@ -70,7 +70,9 @@ def test_text_says_what_the_page_says(page):
 
 
 def test_repr_is_one_short_line(page):
-    assert re.fullmatch(r"FeaturePage\('A <b>city</b> direction', active on \S+% of tokens, nearest concept: city\)", repr(page[0]))
+    assert re.fullmatch(
+        r"FeaturePage\('A <b>city</b> direction', active on \S+% of tokens, nearest concept: city\)", repr(page[0])
+    )
 
 
 def test_saved_as_a_document(page, tmp_path):
