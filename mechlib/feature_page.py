@@ -65,6 +65,10 @@ class FeaturePage:
     suppressed: tuple[tuple[str, float], ...]
     fit: Fit | None
 
+    def __repr__(self) -> str:
+        near = f", nearest concept: {self.fit.concept}" if self.fit else ""
+        return f"FeaturePage({self.title!r}, active on {self.density:.2%} of tokens{near})"
+
     def __str__(self) -> str:
         return as_text(self)
 
@@ -109,7 +113,7 @@ def feature_page(
     counts = torch.histc(active, 24, 0, active.max().item()) if len(active) else torch.zeros(24)
     promoted, suppressed = _tokens(model, sae.W_dec[feature])
     return FeaturePage(
-        title=title or f"Feature {feature} at {site}",
+        title=title or f"Latent {feature} at {site}",
         density=(codes > 0).float().mean().item(),
         maximum=codes.max().item(),
         counts=tuple(int(count) for count in counts),
@@ -177,7 +181,9 @@ def _sections(page: FeaturePage) -> list[tuple[str, Sequence[Example]]]:
 
 def _fit_sentence(fit: Fit) -> str:
     threshold, precision, recall = fit.best
-    return f"{fit.concept} (precision {precision:.2f}, recall {recall:.2f} above {threshold:.2f})"
+    return (
+        f"{fit.concept} (precision {precision:.2f}, recall {recall:.2f} above {threshold:.2f}; chosen on these texts)"
+    )
 
 
 # ---- as HTML
@@ -192,7 +198,7 @@ STYLE = """
 body[data-jp-theme-light="false"] .mechlib-feature { --ink: #e6e6e6; --faint: #a0a0a0; --line: #444; --paper: #111 }
 .mechlib-feature h3 { margin: 0 0 .2em; font-size: 1.15em } .mechlib-feature h4 { margin: 1em 0 .2em; font-size: 1em }
 .mechlib-feature .faint { color: var(--faint) }
-.mechlib-feature .row { display: flex; flex-wrap: wrap; gap: .4em 2em; align-items: flex-start }
+.mechlib-feature .panels { display: flex; flex-wrap: wrap; gap: .4em 1.6em; align-items: flex-start }
 .mechlib-feature table { border-collapse: collapse; font-variant-numeric: tabular-nums; color: inherit }
 .mechlib-feature th, .mechlib-feature td { padding: 0 .8em 0 0; text-align: left; font-weight: normal;
   background: none; border: 0; color: inherit }
@@ -212,7 +218,7 @@ def as_html(page: FeaturePage) -> str:
     parts.append(f'<div class="faint">active on {page.density:.2%} of tokens, at most {page.maximum:.2f}</div>')
     if page.fit:
         parts.append(f"<div>nearest concept: <strong>{e(_fit_sentence(page.fit))}</strong></div>")
-    parts.append('<div class="row">' + _histogram(page))
+    parts.append('<div class="panels">' + _histogram(page))
     if page.fit:
         rows = zip(page.fit.levels, page.fit.precision, page.fit.recall)
         cells = "".join(
@@ -237,20 +243,20 @@ def _coloured(example: Example, maximum: float) -> str:
         tag = "b" if i == example.at else "span"
         colour = f' style="background: rgba(var(--hue), {0.75 * value / maximum:.2f})"' if value > 0 else ""
         words.append(f'<{tag}{colour} title="{value:.2f}">{html.escape(token.strip())}</{tag}>')
-    shown = f'<span class="value">{example.activations[example.at]:.2f}</span>{" ".join(words)}'
+    shown = f'<span class="value">{example.activations[example.at]:.2f}</span> {" ".join(words)}'
     return f'<div class="example">{shown}</div>'
 
 
 def _histogram(page: FeaturePage) -> str:
     highest, n = max(page.counts) or 1, len(page.counts)
     bars = "".join(
-        f'<rect x="{10 * i + 1}" y="{60 - 58 * count / highest:.1f}" width="8" height="{58 * count / highest:.1f}">'
+        f'<rect x="{8 * i + 1}" y="{60 - 58 * count / highest:.1f}" width="6" height="{58 * count / highest:.1f}">'
         f"<title>{count} tokens</title></rect>"
         for i, count in enumerate(page.counts)
     )
-    axis = f'<line x1="0" y1="60" x2="{10 * n}" y2="60"/>'
+    axis = f'<line x1="0" y1="60" x2="{8 * n}" y2="60"/>'
     return (
-        f'<div><h4>Activation, 0 to {page.maximum:.2f}</h4><svg width="{10 * n}" height="62" role="img" '
+        f'<div><h4>Activation, 0 to {page.maximum:.2f}</h4><svg width="{8 * n}" height="62" role="img" '
         f'aria-label="histogram of the activation">{bars}{axis}</svg>'
-        f'<div class="faint">tokens where it is active; highest bar: {highest}</div></div>'
+        f'<div class="faint">highest bar: {highest} tokens</div></div>'
     )

@@ -69,6 +69,12 @@ def test_text_says_what_the_page_says(page):
     assert "nearest concept: city (precision" in text and "nearest concept:  city (precision" in plain
 
 
+def test_repr_is_one_short_line(page):
+    assert re.fullmatch(
+        r"FeaturePage\('A <b>city</b> direction', active on \S+% of tokens, nearest concept: city\)", repr(page[0])
+    )
+
+
 def test_saved_as_a_document(page, tmp_path):
     page[0].save(tmp_path / "page.html")
     saved = (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -41,3 +41,13 @@ def test_two_seeds_are_on_the_page(name):
     assert others and all(other["seed"] != shipped["seed"] for other in others)
     assert all(other["recipe"]["lr"] == shipped["recipe"]["lr"] for other in others)
     assert all(other["steps"] == shipped["steps"] and other["corpus"] == shipped["corpus"] for other in others)
+
+
+def test_the_sparse_autoencoders_are_on_the_page():
+    """What their cards say, beside what was asked for."""
+    card = {**model_cards.sae.load("pocket").card, "name": "other"}
+    card["measures"] = {**card["measures"], "loss recovered": 0.5}
+    rows = model_cards.sae_section([card]).splitlines()
+    assert "| loss recovered | ≥ 0.95 | 0.500 |" in rows and "| l0 | ≤ 32 | 16.000 |" in rows
+    assert "| width, latents, k |  | 128, 512 (topk), 16 |" in rows
+    assert "## Sparse autoencoders" in model_cards.page()

@@ -240,6 +240,8 @@ def test_training_refuses_what_cannot_work():
         train(make(), torch.zeros(0, 5), quiet=True)
     with pytest.raises(ValueError, match=r"width 8, and the SAE was made for width 5: make it with SAE\(8"):
         train(make(), x, quiet=True)
+    with pytest.raises(ValueError, match="are of type torch.int64"):
+        train(make(d_in=8), x.long(), quiet=True)
     with pytest.raises(ValueError, match="give one row an activation"):
         train(make(d_in=8), x[None], quiet=True)
     with pytest.raises(FloatingPointError, match="not all finite"):
@@ -296,6 +298,9 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters()))
     with pytest.raises(ValueError, match="holds another run"):
         train(make(d_in=8), sparse_data(), 7, 64, checkpoint=file, quiet=True)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged, or no checkpoint of a training"):
+        resumable(file)
 
 
 # ---- measures
@@ -493,6 +498,15 @@ def test_saved_and_loaded(tmp_path, activation):
         load(tmp_path)
     with pytest.raises(SAEError, match="no sparse autoencoder"):
         load(tmp_path / "nowhere")
+    save(sae, tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text())
+    for shape in (None, {**card["sae"], "d_sae": 7}, {**card["sae"], "activation": "gelu"}):
+        (tmp_path / "card.json").write_text(json.dumps({**card, "sae": shape}))
+        with pytest.raises(SAEError, match="do not fit what is said about them"):
+            load(tmp_path)
+    (tmp_path / "sae.safetensors").unlink()
+    with pytest.raises(SAEError, match="has a card and no sae.safetensors"):
+        load(tmp_path)
 
 
 def lens_folder(folder: Path, config: dict, sae: SAE) -> Path:
@@ -544,9 +558,18 @@ def test_sae_lens_folders_that_cannot_be_read(tmp_path):
         ("gated", {"architecture": "gated"}, "'gated' is not supported"),
         ("norm", {"normalize_activations": "layer_norm"}, "layer_norm"),
         ("hook_z", {"reshape_activations": "hook_z"}, "hook_z"),
+        ("no_k", {"architecture": "topk"}, "do not fit what is said about them .k is None"),
     ):
         with pytest.raises(SAEError, match=message):
             from_sae_lens(lens_folder(tmp_path / name, config, sae))
+    lens_folder(tmp_path / "no_threshold", {}, sae)
+    (tmp_path / "no_threshold" / "cfg.json").write_text('{"architecture": "jumprelu"}')
+    with pytest.raises(
+        SAEError, match="a jumprelu SAE has W_dec, W_enc, b_dec, b_enc, threshold; the weights here are"
+    ):
+        from_sae_lens(tmp_path / "no_threshold")
+    with pytest.raises(SAEError, match="has no folder 'nowhere'"):
+        from_sae_lens(tmp_path, "nowhere")
     (tmp_path / "gated" / "sae_weights.safetensors").unlink()
     with pytest.raises(SAEError, match="has no sae_weights.safetensors"):
         from_sae_lens(tmp_path / "gated")

@@ -3,8 +3,8 @@
     python tools/model_cards.py            # write the page
     python tools/model_cards.py --check    # exit 1 if the page is not what the cards say
 
-The cards of the models that come with the course lie beside their weights. Of further training seeds, some models are
-kept as NAME-seed-N, of others only the card: docs/models/NAME-seed-N.json.
+The cards of the models and of the sparse autoencoders that come with the course lie beside their weights. Of further
+training seeds, some models are kept as NAME-seed-N, of others only the card: docs/models/NAME-seed-N.json.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mechlib import sae
 from mechlib.models import card, names
 from mechlib.models.evaluate import LIMITS, TARGETS
+from mechlib.recipes.sae import TARGETS as SAE_TARGETS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "models.md"
@@ -75,8 +77,41 @@ def section(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sae_facts(card: dict[str, Any]) -> dict[str, str]:
+    """What one sparse autoencoder is and how good it is."""
+    shape, recipe = card["sae"], card["recipe"]
+    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe.items() if key != "command")
+    return {
+        "trained on": f"{card['model']}, `{card['site']}`",
+        "width, latents, k": f"{shape['d_in']}, {shape['d_sae']} ({shape['activation']}), {shape['k']}",
+        **{measure: f"{value:.3f}" for measure, value in card["measures"].items()},
+        "recipe": f"`{recipe['command']}`; {settings}",
+        "made": f"{card['date']}, " + ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
+        "sha256": f"`{card['sha256']}`",
+        "licence": card["licence"],
+    }
+
+
+def sae_section(cards: list[dict[str, Any]]) -> str:
+    """One row a fact, one column a sparse autoencoder."""
+    facts = [sae_facts(card) for card in cards]
+    lines = ["## Sparse autoencoders", "", "| | asked for | " + " | ".join(card["name"] for card in cards) + " |"]
+    lines.append("|---|---|" + "---|" * len(cards))
+    for label in facts[0]:
+        sign = "≥" if label == "loss recovered" else "≤"
+        asked = f"{sign} {SAE_TARGETS[label]:g}" if label in SAE_TARGETS else ""
+        lines.append(f"| {label} | {asked} | " + " | ".join(fact[label] for fact in facts) + " |")
+    lines += [
+        "",
+        'The targets are those of `pocket`; `pocket-random` is its control. `mechlib.sae.load("pocket")` loads one.',
+    ]
+    lines += ["", "What was tried, and which concepts their latents find: [models/sae.md](models/sae.md)."]
+    return "\n".join(lines) + "\n"
+
+
 def page() -> str:
-    return "\n".join([HEAD, *(section(name) for name in names() if "-seed-" not in name)])
+    models = [section(name) for name in names() if "-seed-" not in name]
+    return "\n".join([HEAD, *models, sae_section([sae.load(name).card for name in sae.names()])])
 
 
 def main(arguments: list[str]) -> int:

@@ -115,6 +115,11 @@ MEAN_MAX_COSINE_SIMILARITY = Exercise(
             "The true features keep their lengths. Divide them by their norms as well.",
         ),
         Mistake(
+            "other_axis",
+            lambda found, true: (_unit(true, 0) @ _unit(found, 0).T).amax(dim=1).mean(),
+            "Each column is divided by its length. A direction is a row: divide along the last axis, dim=-1.",
+        ),
+        Mistake(
             "absolute",
             lambda found, true: _cosines(found, true).abs().amax(dim=1).mean(),
             "A direction that points the other way counts as found here. It is not: leave the sign on.",
@@ -330,6 +335,11 @@ SAE = Exercise(
             "`encode` forgets b_enc: add it before the ReLU.",
         ),
         Mistake(
+            "encoder_bias_subtracted",
+            autoencoder(lambda p, x: ((x - p.b_dec) @ p.W_enc - p.b_enc).relu()),
+            "`encode` subtracts b_enc. Add it; only b_dec is taken away.",
+        ),
+        Mistake(
             "bias_after_relu",
             autoencoder(lambda p, x: ((x - p.b_dec) @ p.W_enc).relu() + p.b_enc),
             "b_enc is added after the ReLU. Add it before: only then can it keep a latent silent.",
@@ -483,6 +493,25 @@ RELU_L1_LOSS = Exercise(
             "The penalty is summed over the examples, and the error averaged. Average both.",
         ),
         Mistake(
+            "other_part_not_averaged",
+            lambda x, reconstruction, codes, l1: _squares(x, reconstruction).sum() + l1 * codes.sum(dim=-1).mean(),
+            "The error is summed over the examples, and the penalty averaged. Average both.",
+        ),
+        Mistake(
+            "half_the_error",
+            lambda x, reconstruction, codes, l1: (
+                0.5 * _squares(x, reconstruction).mean() + l1 * codes.sum(dim=-1).mean()
+            ),
+            "The squared error is halved. Take the whole of it.",
+        ),
+        Mistake(
+            "axes_swapped",
+            lambda x, reconstruction, codes, l1: (
+                (x - reconstruction).square().sum(dim=0).mean() + l1 * codes.sum(dim=0).mean()
+            ),
+            "This sums over the examples and averages over the last axis. It is the other way around: sum along the last axis, average over the examples.",
+        ),
+        Mistake(
             "one_an_example",
             lambda x, reconstruction, codes, l1: _squares(x, reconstruction) + l1 * codes.sum(dim=-1),
             "This is one loss for each example: take their mean.",
@@ -529,6 +558,11 @@ RELU_L1_LOSS = Exercise(
             "price_of_everything",
             lambda x, reconstruction, codes, l1: l1 * (_squares(x, reconstruction) + codes.sum(dim=-1)).mean(),
             "l1 multiplies the error as well. It is the price of the codes alone.",
+        ),
+        Mistake(
+            "no_penalty",
+            lambda x, reconstruction, codes, l1: _squares(x, reconstruction).mean() + 0.0 * codes.sum(),
+            "This is the error alone. Add l1 times the sum of the codes.",
         ),
         Mistake(
             "no_error",
@@ -624,9 +658,19 @@ REMOVE_PARALLEL_GRADIENT = Exercise(
             "Here the row is divided by its length once. It stands in the projection twice: divide by the squared length.",
         ),
         Mistake(
+            "cosine",
+            lambda W_dec, gradient: gradient - _dots(_unit(gradient), _unit(W_dec)) * _unit(W_dec),
+            "The gradient is divided by its length, so this takes away a cosine and not the part along the row. Only the row becomes a unit vector.",
+        ),
+        Mistake(
             "parallel_part",
             lambda W_dec, gradient: _dots(gradient, W_dec) / _dots(W_dec, W_dec) * W_dec,
             "This is the part along the row. Return what is left without it.",
+        ),
+        Mistake(
+            "not_summed",
+            lambda W_dec, gradient: gradient - gradient * _unit(W_dec) ** 2,
+            "The products of gradient and row are not added up. The part along a row is *one* number for the row: sum them, keepdim=True.",
         ),
         Mistake(
             "added",
@@ -655,6 +699,11 @@ REMOVE_PARALLEL_GRADIENT = Exercise(
                 * gradient.norm(dim=1, keepdim=True)
             ),
             "What is left is stretched to the gradient's old length. Leave it as it is: a gradient along the row should become 0.",
+        ),
+        Mistake(
+            "length_one",
+            lambda W_dec, gradient: _unit(gradient - _dots(gradient, W_dec) / _dots(W_dec, W_dec) * W_dec),
+            "What is left is divided by its length. It is a gradient: leave it as large as it is.",
         ),
         Mistake(
             "in_place",
@@ -754,6 +803,9 @@ def resampler(
     scale: float = 0.2,
     mean_of: Callable[[Tensor, Tensor], Tensor] = lambda norms, dead: norms[~dead].mean(),
     reset_bias: bool = True,
+    sign: int = 1,
+    direction: Callable[[Tensor, Tensor], Tensor] | None = None,
+    length: Callable[[Tensor], Tensor] | None = None,
     which: Callable[[Tensor], Tensor] = lambda dead: dead,
     one_for_all: bool = False,
     encoder: bool = True,
@@ -768,9 +820,10 @@ def resampler(
             return W_enc, b_enc, W_dec
         weights = losses**power if power else torch.ones_like(losses)
         rows = torch.multinomial(weights, 1 if one_for_all else n, replacement=True, generator=generator)
-        new = (x - b_dec if bias else x)[rows].expand(n, -1)
+        new = sign * (x - b_dec if bias else x)[rows].expand(n, -1)
         new = _unit(new) if unit else new
-        norm = mean_of(W_enc.norm(dim=0), dead)
+        new = direction(x, b_dec)[rows] if direction else new
+        norm = length(W_enc[:, ~dead]) if length else mean_of(W_enc.norm(dim=0), dead)
         W_dec[chosen] = new
         if encoder:
             W_enc[:, chosen] = (scale * norm * _unit(new)).T
@@ -838,9 +891,29 @@ RESAMPLE_DEAD = Exercise(
             "The new direction is the example itself. Take b_dec away first: a latent writes on top of it.",
         ),
         Mistake(
+            "turned_around",
+            resampler(sign=-1),
+            "The new direction leads from the example to b_dec. Turn it around: x - b_dec.",
+        ),
+        Mistake(
             "not_normalised",
             resampler(unit=False),
             "The new rows of W_dec keep the example's length. Divide by it.",
+        ),
+        Mistake(
+            "normalised_too_early",
+            resampler(direction=lambda x, b_dec: _unit(x) - b_dec),
+            "The example is divided by its length before b_dec is taken away. Subtract first, then divide.",
+        ),
+        Mistake(
+            "length_of_rows",
+            resampler(length=lambda alive: alive.norm(dim=1).mean()),
+            "The mean length runs over the rows of W_enc. A latent reads with a column: norm(dim=0).",
+        ),
+        Mistake(
+            "length_of_the_mean",
+            resampler(length=lambda alive: alive.mean(dim=1).norm()),
+            "This is the length of the mean column. Take the length of each column first, then the mean of the lengths.",
         ),
         Mistake(
             "encoder_too_long",
@@ -1076,6 +1149,8 @@ def jumprelu_cases(seed: int) -> Iterable[Case]:
             lambda out: out.tolist() == [[0, 5], [4, 0], [6, 7]], "What exceeds its threshold should pass unchanged."
         ),
     )
+    equal = {**inputs, "pre": torch.tensor([[1.0, 2.5], [1.5, 2.0]])}
+    yield Case(equal, note="two pre-activations are equal to their thresholds")
 
 
 def jump(
@@ -1162,6 +1237,11 @@ JUMPRELU = Exercise(
             "This is a ReLU: it lets through what is below the threshold.",
         ),
         Mistake(
+            "at_least",
+            jump(value=lambda pre, threshold: pre * (pre >= threshold)),
+            "This uses >=. What is only equal to its threshold does not pass.",
+        ),
+        Mistake(
             "gate_only",
             jump(value=lambda pre, threshold: (pre > threshold).to(pre)),
             "This is 1 where the threshold is exceeded. Return the pre-activation there.",
@@ -1191,6 +1271,20 @@ JUMPRELU = Exercise(
                 to_threshold=lambda pre, threshold, bandwidth: -threshold / bandwidth * _near(pre, threshold, bandwidth)
             ),
             "The window reaches a whole bandwidth to each side. It is one bandwidth wide in all: half of it to each side.",
+        ),
+        Mistake(
+            "no_window",
+            jump(to_threshold=lambda pre, threshold, bandwidth: (-threshold / bandwidth).expand_as(pre)),
+            "Every value gives the threshold a gradient here. Only those closer to it than half a bandwidth do.",
+        ),
+        Mistake(
+            "times_the_bandwidth",
+            jump(
+                to_threshold=lambda pre, threshold, bandwidth: (
+                    -threshold * bandwidth * _near(pre, threshold, bandwidth / 2)
+                )
+            ),
+            "The threshold's gradient is multiplied by the bandwidth. Divide by it.",
         ),
         Mistake(
             "one_sided",
@@ -1252,6 +1346,7 @@ def variance_cases(seed: int) -> Iterable[Case]:
     )
     small = noisy(50, 7, 4)
     yield Case({**small, "reconstruction": 0.5 * small["reconstruction"]}, note="a reconstruction that is too small")
+    yield Case(noisy(60, 6, 4, noise=9.0), note="a reconstruction that is worse than the mean")
     x = draw(seed + 40, 7, 5) + 2
     yield Case(
         {"x": x, "reconstruction": x.mean(dim=0).expand(7, 5).clone()},
@@ -1301,6 +1396,35 @@ EXPLAINED_VARIANCE = Exercise(
             "unexplained",
             lambda x, reconstruction: (x - reconstruction).square().sum() / (x - x.mean(dim=0)).square().sum(),
             "This is the share that is *not* explained: take it from 1.",
+        ),
+        Mistake(
+            "upside_down",
+            lambda x, reconstruction: 1 - (x - x.mean(dim=0)).square().sum() / (x - reconstruction).square().sum(),
+            "The fraction is upside down: x's own squares around the mean stand below the line.",
+        ),
+        Mistake(
+            "around_the_reconstruction",
+            lambda x, reconstruction: _explained(
+                (x - reconstruction).square(), (reconstruction - reconstruction.mean(dim=0)).square()
+            ),
+            "The error is compared with the variance of the reconstruction. Compare it with that of x.",
+        ),
+        Mistake(
+            "mean_over_rows",
+            lambda x, reconstruction: (
+                1 - (x - reconstruction).square().sum(dim=1) / (x - x.mean(dim=0)).square().sum(dim=1)
+            ).mean(),
+            "This averages one share for each row, so that a row close to the mean counts as much as any. Sum first, divide then.",
+        ),
+        Mistake(
+            "correlation",
+            lambda x, reconstruction: torch.corrcoef(torch.stack([x.flatten(), reconstruction.flatten()]))[0, 1] ** 2,
+            "This is a squared correlation, which forgives a reconstruction that is too small or shifted. Use the squared error.",
+        ),
+        Mistake(
+            "clamped",
+            lambda x, reconstruction: _explained((x - reconstruction).square(), (x - x.mean(dim=0)).square()).clamp(0),
+            "The result is forced to be 0 or more. A reconstruction can be worse than the mean: let the number say so.",
         ),
         Mistake(
             "variance_of_the_error",
@@ -1355,7 +1479,8 @@ def recovered_cases(seed: int) -> Iterable[Case]:
         (2, 8, SITES[0], {"heads": 3, "layers": 2}, "two layers, three heads"),
     ]
     for k, (batch, length, site, sizes, note) in enumerate(tries):
-        model, d_model = random_gpt2(seed + k, **sizes), 5 * sizes.get("heads", 2)
+        # The same few models for all cases, and for both exercises: making one takes longer than all the rest.
+        model, d_model = random_gpt2(seed, **sizes), 5 * sizes.get("heads", 2)
         sae = Recipe("sae", {"seed": seed + k, "d_in": d_model, "d_sae": 7 + k})
         tokens = _tokens_that_matter(model, site, seed + k, batch, length)
         yield Case({"model": model, "sae": sae, "site": site, "tokens": tokens}, note=note)
@@ -1364,13 +1489,17 @@ def recovered_cases(seed: int) -> Iterable[Case]:
 def _tokens_that_matter(model: Recipe, site: str, seed: int, batch: int, length: int) -> Tensor:
     """Tokens on which mean ablation changes the loss by a good deal: the share is measured in units of that."""
     network = recipes.build({"model": model})["model"]
-    tries = [draw_tokens(seed + 1000 * k, batch, length) for k in range(6)]
+    tries = torch.stack([draw_tokens(seed + 1000 * k, batch, length) for k in range(6)])
+    tokens = tries.flatten(0, 1)  # all at once: that is quicker
 
-    def gap(tokens: Tensor) -> float:
-        ablated = _with(network, site, tokens, _mean_of_all)
-        return abs((_loss(ablated, tokens) - _loss(network(tokens), tokens)).item())
+    def mean_of_each_try(x: Tensor) -> Tensor:
+        by_try = x.unflatten(0, (6, batch))
+        return by_try.mean(dim=(1, 2), keepdim=True).expand_as(by_try).flatten(0, 1)
 
-    return next((tokens for tokens in tries if gap(tokens) > 0.3), max(tries, key=gap))
+    ablated = _with(network, site, tokens, mean_of_each_try).unflatten(0, (6, batch))
+    clean = network(tokens).unflatten(0, (6, batch))
+    gaps = [abs((_loss(a, t) - _loss(c, t)).item()) for a, c, t in zip(ablated, clean, tries)]
+    return next((one for one, gap in zip(tries, gaps) if gap > 0.3), tries[gaps.index(max(gaps))])
 
 
 def _loss(logits: Tensor, tokens: Tensor, shift: int = 1) -> Tensor:
@@ -1453,6 +1582,11 @@ LOSS_RECOVERED = Exercise(
             "This is the share that is lost. Take it from 1.",
         ),
         Mistake(
+            "sign",
+            recovering(lambda clean, spliced, ablated: (spliced - ablated) / (ablated - clean)),
+            "The sign is turned. What is recovered is ablated - spliced: the reconstruction's loss is the smaller one.",
+        ),
+        Mistake(
             "upside_down",
             recovering(lambda clean, spliced, ablated: (ablated - clean) / (ablated - spliced)),
             "The fraction is upside down: the unit, below the line, is the whole way from the mean to the clean loss.",
@@ -1466,6 +1600,16 @@ LOSS_RECOVERED = Exercise(
             "increase",
             recovering(lambda clean, spliced, ablated: spliced - clean),
             "This is the loss that is added, in nats. Count it in units of what ablation adds.",
+        ),
+        Mistake(
+            "ratio_turned",
+            recovering(lambda clean, spliced, ablated: spliced / clean),
+            "This is how many times the loss has grown. Count in units of what ablation costs.",
+        ),
+        Mistake(
+            "no_decoder_bias",
+            recovering(splice=lambda sae, x: sae.encode(x) @ sae.W_dec),
+            "The reconstruction lacks b_dec. Put in sae.decode(sae.encode(x)).",
         ),
         Mistake(
             "error_kept",
@@ -1708,6 +1852,11 @@ def _accuracy(activation: Tensor, concept: Tensor, levels: Tensor) -> Rates:
     return right, right
 
 
+def _of_all_tokens(activation: Tensor, concept: Tensor, levels: Tensor) -> Rates:
+    share = ((activation > levels[:, None] * activation.max()) & concept).float().mean(dim=1)
+    return share, share
+
+
 def _false_positive_rate(activation: Tensor, concept: Tensor, levels: Tensor) -> Rates:
     firing = activation > levels[:, None] * activation.max()
     return (firing & ~concept).sum(dim=1) / (~concept).sum(), (firing & concept).sum(dim=1) / concept.sum()
@@ -1775,9 +1924,24 @@ PRECISION_RECALL_BY_LEVEL = Exercise(
             "Where nothing fires (or the concept never occurs) this says 0. There is nothing to judge: leave it at NaN.",
         ),
         Mistake(
+            "one_for_nan",
+            rates(finish=lambda hits, fired, present: (torch.where(fired > 0, hits / fired, 1.0), hits / present)),
+            "Where nothing fires this says that precision is 1. There is nothing to judge: leave it at NaN.",
+        ),
+        Mistake(
             "f1",
             rates(finish=lambda hits, fired, present: (2 * hits / (fired + present), hits / present)),
             "The first result is F1. Return the precision itself: hits divided by how often it fires.",
+        ),
+        Mistake(
+            "jaccard",
+            rates(finish=lambda hits, fired, present: (hits / (fired + present - hits), hits / present)),
+            "The first result divides by all tokens where it fires *or* the concept is there (Jaccard). Precision divides by how often it fires.",
+        ),
+        Mistake(
+            "of_all_tokens",
+            _of_all_tokens,
+            "The hits are divided by the number of all tokens. Precision divides by how often it fires, recall by how often the concept occurs.",
         ),
         Mistake(
             "accuracy",
@@ -1829,7 +1993,7 @@ def steer_cases(seed: int) -> Iterable[Case]:
         (5, 3, SITES[0], 6.0, {"heads": 3, "layers": 2}, "two layers, three heads"),
     ]
     for k, (batch, length, site, value, sizes, note) in enumerate(tries):
-        model, d_model = random_gpt2(seed + k, **sizes), 5 * sizes.get("heads", 2)
+        model, d_model = random_gpt2(seed, **sizes), 5 * sizes.get("heads", 2)
         sae = Recipe("sae", {"seed": seed + k, "d_in": d_model, "d_sae": 6 + k})
         inputs = {"model": model, "sae": sae, "site": site, "tokens": draw_tokens(seed + k, batch, length)}
         yield Case({**inputs, "feature": 2 + k % 3, "value": value}, note=note)
@@ -1940,6 +2104,16 @@ STEER = Exercise(
                 )
             ),
             "The decoder's row is divided by its length. Its length counts: move by (value - code) * W_dec[feature].",
+        ),
+        Mistake(
+            "bias_added",
+            steering(lambda sae, x, feature, value: _moved(sae, x, feature, value) + sae.b_dec),
+            "b_dec is added once more: `decode` adds it to whatever it gets. Move x along W_dec[feature] alone.",
+        ),
+        Mistake(
+            "others_silenced",
+            steering(lambda sae, x, feature, value: x - sae(x) + value * sae.W_dec[feature] + sae.b_dec),
+            "The other features are set to 0. Only this one becomes `value`; the others keep their codes.",
         ),
         Mistake(
             "replaced",

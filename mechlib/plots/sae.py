@@ -71,7 +71,8 @@ def plot_panels(
                 axis.axhline(level, color="0.5", lw=0.9, ls=(0, (6, 3)), zorder=0, label=label)
             axis.set_xticks(range(len(x)), [f"{value:g}" if isinstance(value, float) else str(value) for value in x])
             axis.set(xlabel=xlabel, title=panel)
-            axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+            low, high = axis.get_ylim()
+            axis.set_ylim(min(0, low), high + 0.04 * (high - min(0, low)))  # no dot is cut off
             if len(lines) > 1 or (reference and panel in reference):
                 axis.legend(fontsize=7)
         return finish(figure, title)
@@ -87,7 +88,15 @@ def plot_concepts(
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.6, 0.215 * len(concepts) + 1.2))
         for k, (name, values) in enumerate(scores.items()):
-            axis.plot(values, range(len(concepts)), MARKERS[k], color=COLOURS[k], ms=6 - 0.6 * k, label=name, alpha=0.9)
+            axis.plot(
+                values,
+                range(len(concepts)),
+                MARKERS[k],
+                color=COLOURS[k],
+                ms=max(4.5, 6 - 0.6 * k),
+                mew=1.4,
+                label=name,
+            )
         for row, values in enumerate(zip(*scores.values(), strict=True)):
             axis.plot([min(values), max(values)], [row, row], color="0.85", lw=0.8, zorder=0)
         if split:
@@ -114,9 +123,20 @@ def plot_levels(
         for column, (name, (activation, concept)) in enumerate(features.items()):
             share = (activation / activation.max()).cpu()
             bins = torch.linspace(0, 1, 21).tolist()
-            groups = [share[(share > 0) & there.cpu()].numpy() for there in (~concept, concept)]
             above, below = axes[:, column]
-            above.hist(groups, bins, stacked=True, color=[COLOURS[1], COLOURS[0]], label=["no concept", "concept"])
+            for there, label, colour, line in (
+                (~concept, "no concept", COLOURS[1], "--"),
+                (concept, "concept", COLOURS[0], "-"),
+            ):
+                above.hist(
+                    share[(share > 0) & there.cpu()].numpy(),
+                    bins,
+                    histtype="step",
+                    color=colour,
+                    ls=line,
+                    lw=1.4,
+                    label=label,
+                )
             above.set(title=textwrap.fill(name, 26), yscale="symlog")
             precision, recall = rates[name]
             below.plot(levels, precision, "o-", ms=3, color=COLOURS[2], label="precision")

@@ -55,14 +55,20 @@ def load(name: str | Path) -> SAE:
             f"{WEIGHTS} and {CARD}."
         )
     card = _json(folder / CARD)
-    if not (folder / WEIGHTS).is_file() or _checksum(folder / WEIGHTS) != card.get("sha256"):
+    if not (folder / WEIGHTS).is_file():
+        raise SAEError(f"{folder} has a card and no {WEIGHTS}: get it again.")
+    if _checksum(folder / WEIGHTS) != card.get("sha256"):
         raise SAEError(f"{folder / WEIGHTS} is not the file that its card describes: get it again.")
-    return _build(card["sae"], load_file(folder / WEIGHTS), card)
+    return _build(card.get("sae") or {}, load_file(folder / WEIGHTS), card)
 
 
 def _build(shape: dict[str, Any], weights: dict[str, Tensor], card: dict[str, Any]) -> SAE:
-    sae = SAE(**shape, generator=torch.Generator())
-    sae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    try:
+        sae = SAE(**shape, generator=torch.Generator())
+        sae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise SAEError(f"the weights do not fit what is said about them ({reason}): get both again.") from None
     sae.card = card
     return sae.eval().requires_grad_(False)
 
@@ -100,6 +106,8 @@ def from_sae_lens(where: str | Path, folder: str = "") -> SAE:
         files = [at / folder / LENS_CONFIG, at / folder / LENS_WEIGHTS]
         if missing := [file.name for file in files if not file.is_file()]:
             raise SAEError(f"{at / folder} has no {' and no '.join(missing)}: sae-lens saves both.")
+    elif folder and at.is_dir():
+        raise SAEError(f"{at} has no folder {folder!r}: name one of those that it has.")
     else:
         files = [_download(str(where), f"{folder}/{name}".lstrip("/")) for name in (LENS_CONFIG, LENS_WEIGHTS)]
     config = _json(files[0])
@@ -138,11 +146,15 @@ def _translate(config: dict[str, Any], weights: dict[str, Tensor]) -> SAE:
     weights = {name: tensor.float() for name, tensor in weights.items()}
     if not (weights.pop("scaling_factor", torch.ones(1)) == 1).all():
         raise SAEError("this SAE has a fine-tuned scaling factor, which is not supported.")
-    if kind == "jumprelu" and "threshold" in weights:
-        weights["log_threshold"] = weights.pop("threshold").log()
-    expected = {"W_enc", "W_dec", "b_enc", "b_dec", *(["log_threshold"] if kind == "jumprelu" else [])}
+    if kind == "jumprelu" and "log_threshold" in weights:
+        weights["threshold"] = weights.pop("log_threshold").exp()
+    expected = {"W_enc", "W_dec", "b_enc", "b_dec", *(["threshold"] if kind == "jumprelu" else [])}
     if weights.keys() != expected:
-        raise SAEError(f"the weights are {', '.join(sorted(weights))}, not {', '.join(sorted(expected))}.")
+        raise SAEError(
+            f"a {kind} SAE has {', '.join(sorted(expected))}; the weights here are {', '.join(sorted(weights))}."
+        )
+    if kind == "jumprelu":
+        weights["log_threshold"] = weights.pop("threshold").log()
     if not config.get("apply_b_dec_to_input", True):  # our encoder subtracts b_dec: the encoder's bias takes it back
         weights["b_enc"] = weights["b_enc"] + weights["b_dec"] @ weights["W_enc"]
     if config.get("rescale_acts_by_decoder_norm"):  # a code is then a length, whatever the decoder's rows have

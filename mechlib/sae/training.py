@@ -225,6 +225,8 @@ def _check(sae: SAE, activations: Tensor) -> None:
             f"the activations have shape {tuple(activations.shape)}: give one row an activation, for example with "
             "activations.flatten(0, -2)."
         )
+    if not activations.is_floating_point():
+        raise ValueError(f"the activations are of type {activations.dtype}: make them activations.float().")
     if len(activations) == 0:
         raise ValueError("there are no activations to train on: the data set is empty.")
     if activations.shape[1] != sae.d_in:
@@ -248,7 +250,11 @@ def _resume(
     the last record (row 1); from the checkpoint if there is one."""
     if file is None or not file.exists():
         return 0, [], torch.zeros(2, sae.d_sae, dtype=torch.bool)
-    state: dict[str, Any] = torch.load(file, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(file, weights_only=True)
+        state["run"], state["sae"], state["optimizer"]
+    except Exception:  # torch.load raises many classes
+        raise ValueError(f"{file} is damaged, or no checkpoint of a training: delete it, and start again.") from None
     if state["run"] != run:
         changed = ", ".join(f"{name} {state['run'].get(name)}" for name in run if state["run"].get(name) != run[name])
         raise ValueError(f"{file} holds another run ({changed}): choose another checkpoint file, or delete this one.")
