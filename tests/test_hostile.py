@@ -29,7 +29,7 @@ SEED = 192837465
 FEW = {
     *("forged-kernel", "forged-outcome", "read-solutions", "read-processes", "read-secrets"),
     *("write-everywhere", "fork-bomb", "memory-in-children", "detached-children"),
-    *("network", "mount-again", "honest"),
+    *("network", "network-by-the-grader", "mount-again", "honest"),
 }
 
 
@@ -201,10 +201,8 @@ def test_nobody_was_called(aftermath):
     assert not aftermath.heard
 
 
-@pytest.mark.xfail(reason="not covered yet: the grader's Jupyter client dials again, see docs/grading.md", strict=False)
 def test_the_grader_calls_nobody(aftermath):
-    if "network-by-the-grader" not in aftermath.submissions:
-        pytest.skip("the attack is not among the few that are tried here")
+    assert "network-by-the-grader" in aftermath.submissions
     assert not aftermath.dialled
 
 
@@ -215,6 +213,14 @@ def test_no_page_has_a_secret_or_a_script(aftermath):
             assert secret not in text, f"{page}: {secret}"
         for script in (f"<script>alert('{aftermath.mark}", f"<img src=x onerror=\"alert('{aftermath.mark}"):
             assert script not in text, f"{page}: {script}"
+        for link in (f"javascript:{aftermath.mark}", f"//{aftermath.mark}"):
+            assert f'="{link}' not in text, f"{page}: {link}"
+
+
+def test_no_remark_has_more_than_text(aftermath):
+    """The terminal, grades.csv, the feedback and the class report show them, with names that students have chosen."""
+    remarks = [remark for row in aftermath.rows.values() for remark in row.remarks]
+    assert remarks and all(remark.isprintable() and not set(remark) & set("<>&`$[]|\\") for remark in remarks)
 
 
 def test_the_threat_model_names_attacks_that_are_there(course, tmp_path):
@@ -237,8 +243,9 @@ def test_without_walls_the_attacks_succeed(course, tmp_path):
         pytest.skip("the attacks are written for Linux")
     root = Path(shutil.copytree(course, tmp_path / "any"))
     alive = {one.name for one in corpus.attacks(root, "mark", 1) if one.open_score}
-    aftermath = suffer(course, tmp_path, "none", alive | {"honest"})
+    aftermath = suffer(course, tmp_path, "none", alive | {"honest", "network-by-the-grader"})
     got = {name: row.score for name, row in aftermath.rows.items()}
     expected = {name: one.open_score or one.score for name, one in aftermath.submissions.items()}
     assert got == expected
+    assert aftermath.dialled
     assert len(aftermath.heard) == 2 and (aftermath.root / aftermath.mark).exists()

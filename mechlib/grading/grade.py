@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 from mechlib.grading import worker
 from mechlib.grading.book import Book, feedback_page, graded_names
 from mechlib.grading.class_report import write_report
+from mechlib.grading.clean import clean_remark
 from mechlib.grading.course import StepFailed
 from mechlib.grading.forkserver import Child, ForkServer, ServerLost, fork
 from mechlib.grading.limits import MIB, Limits
@@ -291,7 +292,7 @@ class Class:
     def enter(self, row: Row, result: dict[str, Any]) -> None:
         """Fill in the row, and put it into the gradebook and the feedback."""
         assert self.book
-        row.remarks += result["remarks"]
+        row.remarks += map(clean_remark, result["remarks"])
         state = result["state"]
         if state == "ran":
             row.verdicts, row.mistakes = result["verdicts"]["status"], result["verdicts"]["mistake"]
