@@ -375,7 +375,7 @@ raise ValueError("\x1b[" * 2_000_000)
 # Each is small; together they would make a page that takes minutes.
 from IPython.display import display
 
-for number in range(5_000):
+for number in range(2_000):
     display(number)
 
 # %% script-in-an-error = 4 graded

@@ -12,7 +12,7 @@ from pathlib import Path
 import gradable
 import nbformat
 from gradable import CHAPTER, DIMENSIONS, MODEL, NORMS, WHY
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output, new_raw_cell
 
 from mechlib.grading import demo, report
 from mechlib.grading.limits import MIB, Limits
@@ -102,7 +102,8 @@ def crooked(root: Path, mark: str) -> list[Submission]:
         tampered("page-that-takes-hours", lambda notebook: cell_of(notebook, "question", WHY).update(
             source="\\begin{a}" * 200_000), status=manual),
         tampered("many-cells", lambda notebook: notebook.cells.extend(new_code_cell("1.0") for _ in range(200))),
-        raw("too-many-cells", json.dumps(new_notebook(cells=[new_code_cell("1.0")] * 20_000))),
+        raw("too-many-cells", json.dumps(
+            {"cells": [CELL] * 20_000, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})),
         raw("empty-file", b""),
         raw("only-null", "null"),
         raw("a-list", "[1, 2, 3]"),
@@ -121,7 +122,7 @@ def crooked(root: Path, mark: str) -> list[Submission]:
         files("folder-is-a-link", lambda folder: replace_by_link(folder, neighbour(root).parent)),
         files("named-pipe", lambda folder: os.mkfifo(folder / f"{CHAPTER}.ipynb")),
         files("script-in-a-file-name", lambda folder: put(
-            folder / f"<img src=x onerror=\"alert('{mark}')\">\x1b[2J.ipynb", b"{}"), status=unreadable),
+            folder / "<img src=x onerror='alert(1)'>\x1b[2J.ipynb", b"{}"), status=unreadable),
         files("folder-named-like-a-notebook", lambda folder: (folder / f"{CHAPTER}.ipynb").mkdir()),
         files("time-is-a-link", lambda folder: (whole(folder), link(folder, secret, "timestamp.txt")), MOST, manual),
         files("extra-files", lambda folder: (whole(folder), extra_files(folder)), MOST, manual),
@@ -132,6 +133,7 @@ def crooked(root: Path, mark: str) -> list[Submission]:
 
 
 ONE = new_output("execute_result", data={"text/plain": "1.0"}, execution_count=1)
+CELL = {"cell_type": "code", "source": "1.0", "metadata": {}, "outputs": [], "execution_count": None}
 BASH = {"name": "bash", "display_name": "Bash", "language": "bash"}
 
 
