@@ -5,7 +5,7 @@ import pytest
 from nbconvert.exporters import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mechlib.grading.clean import CUT, LONGEST_MARKDOWN, LONGEST_TEXT, MOST_TEXT, clean
+from mechlib.grading.clean import CUT, LONGEST_MARKDOWN, LONGEST_TEXT, MOST_OUTPUTS, MOST_TEXT, clean, clean_remark
 from mechlib.grading.graft import EXTRA
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -63,6 +63,43 @@ def test_markdown_of_the_student_loses_its_tags_and_keeps_its_maths():
     html = page(notebook)
     assert not shows_evil(html)
     assert "<strong>yes</strong>" in html and "a &lt; b" in html and "<b>ours</b>" in html
+
+
+LINKS = {
+    "a link": "[press](javascript:alert(1))",
+    "a picture": "![](https://elsewhere.example/seen.png)",
+    "a reference": "[press][too]\n\n[too]: javascript:alert(1)",
+    "a picture by reference": "![press][too]\n\n[too]: https://elsewhere.example/seen.png",
+    "an address": "<javascript:alert(1)>",
+}
+
+
+@pytest.mark.parametrize("text", LINKS.values(), ids=LINKS.keys())
+def test_links_and_pictures_of_the_student_are_text(text):
+    notebook = new_notebook(cells=[new_markdown_cell(text, metadata={"question": "toy.why"})])
+    assert has_address(page(notebook))
+    clean(notebook, new_notebook())
+    assert not has_address(page(notebook))
+
+
+def has_address(html):
+    """Whether a click runs something, or the page alone asks elsewhere for a picture."""
+    return 'href="javascript:alert' in html or 'src="https://elsewhere.example' in html
+
+
+def test_names_in_remarks_are_one_line_of_text():
+    assert clean_remark("the notebook was called my work (final) é_1.ipynb") == (
+        "the notebook was called my work (final) é_1.ipynb"
+    )
+    assert clean_remark("a\n<img src=x>\x1b[2J$x$`[y](z)") == "a??img src=x???2J?x???y?(z)"
+    assert len(clean_remark("x" * 1000)) == 300
+
+
+def test_many_small_outputs_are_cut():
+    cells = [new_code_cell("1", outputs=[nbformat.v4.new_output("stream", text="a")] * 800) for _ in range(3)]
+    notebook = new_notebook(cells=cells)
+    clean(notebook, new_notebook())
+    assert [len(cell.outputs) for cell in notebook.cells] == [800, MOST_OUTPUTS - 800, 0]
 
 
 def test_a_picture_stays():

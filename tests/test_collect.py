@@ -106,7 +106,7 @@ def test_what_cannot_be_matched_is_said(course, tmp_path, capsys):
     assert list(submitted(course)) == ["bob/01_toy/bob.ipynb"]
     for words in ("essay.pdf: not a notebook", "'a*b': not a name", "'ada': there is 'Ada' too"):
         assert words in err
-    assert "nothing from 2: carol, id" in out  # a heading does no harm
+    assert "nothing from 1: carol" in out  # the heading is none
 
 
 def test_two_people_of_one_name_are_not_mixed_up(course, tmp_path, capsys):
@@ -208,6 +208,14 @@ def test_what_is_no_zip(course, tmp_path, content, capsys):
     (tmp_path / "x.zip").write_bytes(content)
     assert collect(course, tmp_path / "x.zip") == 1
     assert "neither a folder nor a zip" in capsys.readouterr().err
+
+
+def test_where_there_is_nothing_that_is_said(course, tmp_path, capsys):
+    assert collect(course, tmp_path / "nowhere.zip") == 1
+    assert "there is no " in capsys.readouterr().err
+    (tmp_path / "wrong").mkdir()
+    assert collect(course, tmp_path / "wrong") == 1
+    assert f"no notebook of {CHAPTER} to take in {tmp_path / 'wrong'}" in capsys.readouterr().err
 
 
 def test_a_zip_in_a_zip_is_said_and_not_opened(course, tmp_path, capsys):

@@ -79,6 +79,24 @@ def test_nothing_is_graded_again_that_has_not_changed(course, tmp_path, sandbox,
     assert [row.student for row in rows] == ["ann", "bob", "cem", "dan"]
 
 
+def test_what_a_person_enters_afterwards_counts_the_next_time(course, tmp_path, sandbox, monkeypatch):
+    copy = shutil.copytree(course, tmp_path / "copy")
+    with open_api(copy, grading_config(copy)).gradebook as gradebook:
+        entry = gradebook.find_grade("toy-why", CHAPTER, CHAPTER, "bob")
+        entry.manual_score, entry.needs_manual_grade = 2, False
+        for student in ("bob", "cem"):
+            comment = gradebook.find_comment("toy-why", CHAPTER, CHAPTER, student)
+            comment.manual_comment = "Say it in one sentence."
+        gradebook.db.commit()
+    monkeypatch.setattr(grade.Class, "start", lambda *_: None)  # it is scored again, not run again
+    before = {row["student"]: row for row in report.read_grades(copy / "grades.csv")}
+    rows = {row.student: row for row in run(copy, sandbox)}
+    assert rows["bob"].score == float(before["bob"]["score"]) + 2 and rows["bob"].status == report.GRADED
+    assert "Say it in one sentence." in book.feedback_page(copy, CHAPTER, "cem").read_text(encoding="utf-8")
+    monkeypatch.setattr(grade, "fork_server", None)
+    assert {row.student: row for row in run(copy, sandbox)} == rows
+
+
 def test_what_has_changed_is_graded_again(course, tmp_path):
     again = shutil.copytree(course, tmp_path / "again")
     options = grade.Options(Limits(cell=20), SEED)

@@ -113,6 +113,30 @@ def entries(gradebook, chapter: str, student: str) -> list:
     return [entry for one in submissions for notebook in one.notebooks for entry in notebook.grades]
 
 
+def read_by_person(course: Path, chapter: str) -> dict[str, list]:
+    """What a person has entered in formgrader for each student: points, extra credit, comments."""
+    if not (course / "gradebook.db").is_file():
+        return {}
+    with open_api(course, grading_config(course)).gradebook as gradebook:
+        return {
+            submission.student.id: sorted(
+                [
+                    *([one.name, one.manual_score, one.extra_credit] for one in entered(submission, "grades")),
+                    *([one.name, one.manual_comment] for one in entered(submission, "comments")),
+                ],
+                key=str,
+            )
+            for submission in gradebook.assignment_submissions(chapter)
+        }
+
+
+def entered(submission, kind: str) -> list:
+    """The grades or the comments of a submission in which a person has written something."""
+    fields = {"grades": ("manual_score", "extra_credit"), "comments": ("manual_comment",)}[kind]
+    entries = [entry for notebook in submission.notebooks for entry in getattr(notebook, kind)]
+    return [entry for entry in entries if any(getattr(entry, field) is not None for field in fields)]
+
+
 def graded_names(release: NotebookNode) -> dict[str, str]:
     """From nbgrader's id of each graded cell to the name of its exercise or question, in order."""
     return {
@@ -137,7 +161,7 @@ def summary(notebook: NotebookNode, row: Row, read: dict[str, float]) -> str:
 
     read: what a person has given already, by nbgrader's id.
     """
-    lines = ["| exercise | points |", "|---|---|"]
+    lines = ["| exercise | &emsp;points |", "|---|---|"]
     for cell in notebook.cells:
         name = cell.metadata.get("check") or cell.metadata.get("question")
         if not name:
@@ -147,7 +171,7 @@ def summary(notebook: NotebookNode, row: Row, read: dict[str, float]) -> str:
         if "question" in cell.metadata and cell.source.strip() != ANSWER_STUB:
             given = "read by a person: up to"
         given = f"{read[grade_id]:g} of" if grade_id in read else given
-        lines.append(f"| {name} | {given} {most:g} |")
+        lines.append(f"| {name} | &emsp;{given} {most:g} |")  # nbgrader's tables have no margins
     return "\n".join([*lines, "", *(f"- {remark}" for remark in row.remarks)]).strip()
 
 

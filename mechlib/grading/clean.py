@@ -18,12 +18,16 @@ PICTURES = ("image/png", "image/jpeg")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 # Turning text into a page takes minutes for a megabyte, and grows with the square for some; the driver does it.
 LONGEST_TEXT, LONGEST_MARKDOWN, MOST_TEXT = 20_000, 10_000, 300_000  # characters: of a cell, an answer, a notebook
+MOST_OUTPUTS = 1000  # of a notebook
 CUT = "\n... (the rest was cut)"
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
+LINK = re.compile(r"\](?=[(:])")  # nbconvert lets a link run JavaScript; a picture tells its server who looks at it
+SPECIAL = re.compile(r"[^\w .,:;()'+=@-]")
+LONGEST_REMARK = 300
 
 
 def clean(notebook: NotebookNode, release: NotebookNode) -> None:
-    """Leave in the outputs of `notebook`, and in the Markdown that the student wrote, only text and pictures."""
+    """Leave only text and pictures in the outputs of `notebook`, only text in the Markdown that the student wrote."""
     notebook.metadata = release.metadata  # the kernel has put in what it says about itself
     space = Space()
     for cell in notebook.cells:
@@ -32,18 +36,31 @@ def clean(notebook: NotebookNode, release: NotebookNode) -> None:
             cell.source = space.cut(cell.source) if theirs else cell.source
             count = cell.get("execution_count")
             cell.execution_count = count if type(count) is int else None
-            cell.outputs = [kept for output in cell.outputs if (kept := clean_output(output))]
+            cell.outputs = [kept for output in space.some(cell.outputs) if (kept := clean_output(output))]
             for output in cell.outputs:
                 shorten(output, space)
         elif theirs or "question" in cell.metadata:
-            cell.source = TAG.sub("&lt;", space.cut(cell.source, LONGEST_MARKDOWN))
+            cell.source = LINK.sub("] ", TAG.sub("&lt;", space.cut(cell.source, LONGEST_MARKDOWN)))
+
+
+def clean_remark(text: str) -> str:
+    """One line without anything that a page, a terminal or Markdown would take for more than text.
+
+    Students choose the names of their files and of their errors, and remarks quote them.
+    """
+    return SPECIAL.sub("?", text[:LONGEST_REMARK])
 
 
 class Space:
-    """How much text a page still takes."""
+    """How much a page still takes."""
 
     def __init__(self) -> None:
-        self.left = MOST_TEXT
+        self.left, self.outputs = MOST_TEXT, MOST_OUTPUTS
+
+    def some(self, outputs: list[NotebookNode]) -> list[NotebookNode]:
+        kept = outputs[: self.outputs]
+        self.outputs -= len(kept)
+        return kept
 
     def cut(self, text: str, longest: int = LONGEST_TEXT) -> str:
         kept = text[: min(longest, self.left)]

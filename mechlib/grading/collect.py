@@ -36,6 +36,7 @@ NAMES = {
     "a folder for each student": r"(?P<student>[^/]+)/.+",
     "a file for each student": r"(?P<student>[^/]+)\.ipynb",
 }
+HEADINGS = {"name", "full name", "student", "students", "student id", "user", "username", "user name", "login", "id"}
 SAFE = re.compile(r"(?![.-])[\w@.' -]{1,100}(?<![. ])")  # what a student's folder may be called
 
 
@@ -78,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     for line in collected.left_out:
         print(f"left out: {line}", file=sys.stderr)
+    if not collected.students:
+        print(f"mechlib collect: there is no notebook of {chapter} to take in {options.source}.", file=sys.stderr)
+        return 1
     count = len(collected.students)
     print(f"{count} student{'s' * (count != 1)} in {options.course / 'submitted'}: {', '.join(collected.students)}")
     if roster and (absent := sorted(set(roster) - set(collected.students))):
@@ -97,9 +101,10 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 def read_roster(path: Path) -> list[str]:
-    """The names in the first column of a file."""
+    """The names in the first column of a file, without its heading."""
     lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [name for line in lines if (name := re.split(r"[,;\t]", line)[0].strip().strip('"'))]
+    names = [name for line in lines if (name := re.split(r"[,;\t]", line)[0].strip().strip('"'))]
+    return names[1:] if names and names[0].casefold() in HEADINGS else names
 
 
 def collect(
@@ -189,6 +194,8 @@ def files(source: Path, chapter: str, result: Collected) -> Iterator[File]:
         found = list(in_folder(source, result))
     elif source.is_file() and zipfile.is_zipfile(source):
         found = list(in_zip(source, result))
+    elif not source.exists():
+        raise CannotCollect(f"there is no {source}.")
     else:
         raise CannotCollect(f"{source} is neither a folder nor a zip.")
     found = without_wrapper(found, {source.stem, chapter})

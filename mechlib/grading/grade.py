@@ -24,8 +24,9 @@ import nbformat
 from nbformat import NotebookNode
 
 from mechlib.grading import worker
-from mechlib.grading.book import Book, feedback_page, graded_names
+from mechlib.grading.book import Book, feedback_page, graded_names, read_by_person
 from mechlib.grading.class_report import write_report
+from mechlib.grading.clean import clean_remark
 from mechlib.grading.course import StepFailed
 from mechlib.grading.forkserver import Child, ForkServer, ServerLost, fork
 from mechlib.grading.limits import MIB, Limits
@@ -124,7 +125,7 @@ def grade(course: Path, chapter: str, options: Options) -> list[Row]:
                     report_page(course, chapter), chapter, store.records() if options.students != "*" else rows
                 )
             write_grades(course / "grades.csv", rows, keep_others=options.students != "*")
-        except (OSError, StepFailed) as error:
+        except Exception as error:
             stop_for(error)
             raise
     return rows
@@ -152,8 +153,8 @@ def submitted_students(course: Path, chapter: str, pattern: str) -> list[str]:
     """The students with a folder in submitted/ whose name fits the pattern."""
     folders = [path for path in course.glob("submitted/*") if path.is_dir() and not path.name.startswith(".")]
     if not folders:
-        expected = f"submitted/STUDENT/{chapter}/{chapter}.ipynb"
-        raise NothingToGrade(f"there are no students' folders in submitted/: expected {expected}.")
+        expected = f"expected submitted/STUDENT/{chapter}/{chapter}.ipynb. `mechlib collect` makes them."
+        raise NothingToGrade(f"there are no students' folders in submitted/: {expected}")
     everybody = sorted(path.name for path in folders)
     names = [name for name in everybody if fnmatch.fnmatch(name, pattern)]
     if not names:
@@ -176,6 +177,7 @@ class Class:
         )
         self.seed = store.seed(options.seed)
         self.keys: dict[str, str] = {}
+        self.read = read_by_person(self.course, self.chapter)  # who is read meanwhile is scored again the next time
         self.book: Book | None = None
         self.jobs = options.jobs
 
@@ -227,7 +229,7 @@ class Class:
         self.keys[student] = key(self.submission(student), self.release_path.read_bytes(), self.seed, conditions)
         if self.options.regrade:
             return None
-        row = self.store.record(student, self.keys[student])
+        row = self.store.record(student, self.keys[student], self.read.get(student, []))
         return (
             row
             if row and (row.status == MISSING or feedback_page(self.course, self.chapter, student).is_file())
@@ -279,7 +281,7 @@ class Class:
                 raise ValueError("nbgrader cannot find folders with *, ? or [ in their names: rename this one")
             result = self.store.result(student, self.keys[student])
             self.enter(row, result or {"state": "killed", "remarks": [ended(exit_status)]})
-            self.store.write_record(row, self.keys[student])
+            self.store.write_record(row, self.keys[student], self.read.get(student, []))
             self.store.drop_read(student)
         except Exception as error:
             stop_for(error)
@@ -291,7 +293,7 @@ class Class:
     def enter(self, row: Row, result: dict[str, Any]) -> None:
         """Fill in the row, and put it into the gradebook and the feedback."""
         assert self.book
-        row.remarks += result["remarks"]
+        row.remarks += map(clean_remark, result["remarks"])
         state = result["state"]
         if state == "ran":
             row.verdicts, row.mistakes = result["verdicts"]["status"], result["verdicts"]["mistake"]

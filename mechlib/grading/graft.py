@@ -15,7 +15,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-LARGEST_SUBMISSION = 50_000_000  # bytes
+LARGEST_SUBMISSION, MOST_CELLS = 50_000_000, 2000  # bytes, cells
 EXTRA, SKIPPED = "extra", "skip-execution"  # tags; nbclient skips cells that have the second
 
 
@@ -38,7 +38,7 @@ def read_submission(path: Path) -> list[NotebookNode]:
         raise UnreadableNotebook(f"The file has {path.stat().st_size / 1e6:.0f} MB: clear its outputs first.")
     try:
         notebook = nbformat.reads(path.read_text(encoding="utf-8-sig"), as_version=4)
-        return [_clean(cell) for cell in notebook.cells]
+        cells = [_clean(cell) for cell in notebook.cells]
     except RecursionError:
         raise UnreadableNotebook("The file is not a notebook: it is nested too deeply.") from None
     except UnicodeDecodeError:
@@ -48,6 +48,9 @@ def read_submission(path: Path) -> list[NotebookNode]:
     except Exception as error:
         reason = f"it has not the form of one ({type(error).__name__})"
         raise UnreadableNotebook(f"The file is not a notebook: {reason}.") from None
+    if len(cells) > MOST_CELLS:
+        raise UnreadableNotebook(f"The notebook has {len(cells)} cells: keep those of the chapter and your answers.")
+    return cells
 
 
 def _clean(cell: NotebookNode) -> NotebookNode:

@@ -16,6 +16,7 @@ from mechlib.grading.sandbox import Room, Sandbox
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 LARGEST_MESSAGE = 16 * MIB  # a kernel that sends a larger one is cut off
+TIME_TO_START = 60  # seconds
 
 
 class SandboxProvisioner(KernelProvisionerBase):
@@ -39,6 +40,10 @@ class SandboxProvisioner(KernelProvisionerBase):
             "transport": "ipc",
         }
         self.room = Room(self.sandbox, connection, self.limits)
+        async with asyncio.timeout(TIME_TO_START):
+            for number in range(1, len(CHANNELS) + 1):
+                while not self.room.hold(number) and self.room.process.wait(0) is None:
+                    await asyncio.sleep(0.02)
         self.connection_info = cast(KernelConnectionInfo, connection | {"key": key, "ip": self.room.ip})
         return self.connection_info
 

@@ -81,7 +81,8 @@ def all_chapters(root: Path) -> list[str]:
     """The chapters that have a source, in order."""
     chapters = sorted(path.stem for path in root.glob("solutions/*/*.py") if path.stem == path.parent.name)
     if not chapters:
-        raise SourceError("There is no chapter here: expected solutions/NN_topic/NN_topic.py.")
+        where = f"There is no chapter in {root.resolve()}: expected solutions/NN_topic/NN_topic.py."
+        raise SourceError(f"{where} Run this in a clone of the course, or name it with --root DIR.")
     return chapters
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -70,20 +71,23 @@ class Room:
 
     Args:
         process: the root of the kernel's processes; when it ends, so do they all.
-        ip: where Jupyter's sockets are, for us.
+        ip: where Jupyter's sockets are, for us: `ip`-1, `ip`-2, ... once we `hold` them.
         desk: our end of the conversation with the kernel's checks.
     """
 
     def __init__(self, sandbox: Sandbox, connection: dict[str, Any], limits: Limits):
         ours, theirs = socket.socketpair()
-        self._folder = None if sandbox.kind != "none" else sandbox.new_folder()
-        inside = self._folder.name if self._folder else "/tmp"
+        walled = sandbox.kind != "none"
+        self._folder = sandbox.new_folder()
+        self._held: list[int] = []
+        inside = "/tmp" if walled else self._folder.name
+        name = f"ipc-{secrets.token_hex(8)}"  # before the room has walls, /tmp is the host's, and anybody's
         arguments = {
             "sandbox": sandbox.kind,
             "folder": inside,
             "hidden": list(sandbox.hidden),
             "limits": limits.as_dict(),
-            "connection": {**connection, "transport": "ipc", "ip": f"{inside}/ipc"},
+            "connection": {**connection, "transport": "ipc", "ip": f"{inside}/{name}"},
         }
         with theirs:
             self.process: Child | Program
@@ -93,16 +97,32 @@ class Room:
                 self.process = start_program("mechlib.grading.kernel", arguments, theirs.fileno())
             else:
                 self.process = _start_in_bubblewrap(sandbox, arguments, theirs.fileno(), limits)
-        outside = inside if self._folder else f"/proc/{self.process.pid}/root{inside}"
-        self.ip = f"{outside}/ipc"
+        self._inside = f"/proc/{self.process.pid}/root{inside}/{name}" if walled else ""
+        self.ip = f"{self._folder.name}/{name}"
         self.desk = ours.detach()
+
+    def hold(self, number: int) -> bool:
+        """Take hold of one of the kernel's sockets; False if it is not there yet. To be done before student code runs.
+
+        ZeroMQ dials again whenever a kernel hangs up, and the names in the room belong to the student, who can put
+        links to sockets of the host there. So it dials a link of ours, which leads to the very socket that was there
+        at first, whatever its name leads to later.
+        """
+        if self._inside:
+            try:
+                self._held.append(os.open(f"{self._inside}-{number}", os.O_PATH | os.O_NOFOLLOW))
+            except OSError:
+                return False
+            os.symlink(f"/proc/self/fd/{self._held[-1]}", f"{self.ip}-{number}")
+        return True
 
     def close(self) -> None:
         """End every process of the room; its folder goes with it."""
         self.process.kill()
-        if self._folder:
-            with suppress(OSError):
-                self._folder.cleanup()
+        while self._held:
+            os.close(self._held.pop())
+        with suppress(OSError):
+            self._folder.cleanup()
 
 
 QUIET: dict[str, Any] = {

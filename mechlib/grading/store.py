@@ -58,10 +58,10 @@ class Store:
     def _record(self, student: str) -> Path:
         return self.root / "records" / self.chapter / f"{student}.json"
 
-    def record(self, student: str, key: str | None = None) -> Row | None:
-        """The row of a student who is done; with a key, only if it was made from the same."""
+    def record(self, student: str, key: str, read: list) -> Row | None:
+        """The row of a student who is done, if it was made from the same, and a person has entered nothing since."""
         record = read_json(self._record(student))
-        if not record or (key is not None and record["key"] != key):
+        if not record or record["key"] != key or record.get("read") != read:
             return None
         return Row(**record["row"])
 
@@ -69,8 +69,8 @@ class Store:
         """The rows of all students who are done."""
         return [Row(**read_json(path)["row"]) for path in sorted(self._record("x").parent.glob("*.json"))]
 
-    def write_record(self, row: Row, key: str) -> None:
-        write_json(self._record(row.student), {"key": key, "row": asdict(row)})
+    def write_record(self, row: Row, key: str, read: list) -> None:
+        write_json(self._record(row.student), {"key": key, "read": read, "row": asdict(row)})
 
     def forget(self, student: str) -> None:
         """A student is not done any more."""

@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def main(job: dict[str, Any], fds: list[int]) -> int:
     """Do a job; what the keys mean stands in `grade.Class.start`."""
     try:
         limit_memory()
-        result = grade_submission(job)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote what a student wrote, on the instructor's terminal
+            result = grade_submission(job)
         write_json(Path(job["folder"]) / "result.json", result | {"key": job["key"]})
         return 0
     except OSError as error:

@@ -102,6 +102,8 @@ def crooked(root: Path, mark: str) -> list[Submission]:
         tampered("page-that-takes-hours", lambda notebook: cell_of(notebook, "question", WHY).update(
             source="\\begin{a}" * 200_000), status=manual),
         tampered("many-cells", lambda notebook: notebook.cells.extend(new_code_cell("1.0") for _ in range(200))),
+        raw("too-many-cells", json.dumps(
+            {"cells": [CELL] * 20_000, "metadata": {}, "nbformat": 4, "nbformat_minor": 4})),
         raw("empty-file", b""),
         raw("only-null", "null"),
         raw("a-list", "[1, 2, 3]"),
@@ -119,6 +121,8 @@ def crooked(root: Path, mark: str) -> list[Submission]:
         files("link-to-itself", lambda folder: link(folder, folder / f"{CHAPTER}.ipynb")),
         files("folder-is-a-link", lambda folder: replace_by_link(folder, neighbour(root).parent)),
         files("named-pipe", lambda folder: os.mkfifo(folder / f"{CHAPTER}.ipynb")),
+        files("script-in-a-file-name", lambda folder: put(
+            folder / "<img src=x onerror='alert(1)'>\x1b[2J.ipynb", b"{}"), status=unreadable),
         files("folder-named-like-a-notebook", lambda folder: (folder / f"{CHAPTER}.ipynb").mkdir()),
         files("time-is-a-link", lambda folder: (whole(folder), link(folder, secret, "timestamp.txt")), MOST, manual),
         files("extra-files", lambda folder: (whole(folder), extra_files(folder)), MOST, manual),
@@ -129,6 +133,7 @@ def crooked(root: Path, mark: str) -> list[Submission]:
 
 
 ONE = new_output("execute_result", data={"text/plain": "1.0"}, execution_count=1)
+CELL = {"cell_type": "code", "source": "1.0", "metadata": {}, "outputs": [], "execution_count": None}
 BASH = {"name": "bash", "display_name": "Bash", "language": "bash"}
 
 
@@ -166,7 +171,8 @@ def script_in(mark: str) -> Callable:
 
     def change(notebook) -> None:
         script = f"<script>alert('{mark}')</script><img src=x onerror=\"alert('{mark}')\">"
-        cell_of(notebook, "question", WHY).source = f"Because. {script}"
+        links = f"[press](javascript:{mark}) ![](//{mark}/seen.png) [press][too]\n\n[too]: javascript:{mark}"
+        cell_of(notebook, "question", WHY).source = f"Because. {script} {links}"
         show = "from IPython.display import HTML, Javascript\n"
         show += f"display(HTML({script!r}), Javascript('{mark}'))\nprint({script!r})"
         notebook.cells.insert(2, new_code_cell(show))
