@@ -28,11 +28,14 @@ def plot_circuit(circuit: Circuit, title: str = "", weakest: float = 0.0, unit: 
     place = _places(graph)
     classes = list(dict.fromkeys(circuit.classes.values()))
     colours = {name: CLASSES[i % len(CLASSES)] for i, name in enumerate(classes)}
-    layers = sorted({node.layer for node in graph if node != LOGITS})
+    heights: dict[int, set[float]] = {}
+    for node, (_, height) in place.items():
+        if node != LOGITS:
+            heights.setdefault(node.layer, set()).add(height)
     across = max([abs(x) for x, _ in place.values()], default=0)
     strongest = max([abs(edge["effect"]) for *_, edge in graph.edges(data=True)], default=1.0)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(max(4.4, 1.7 * across + 2.2), 0.85 * len(layers) + 1.9))
+        figure, axis = plt.subplots(figsize=(max(4.4, 1.7 * across + 2.2), 0.85 * place[LOGITS][1] + 1.9))
         for source, target, edge in graph.edges(data=True):
             _draw_edge(axis, place, source, target, edge, strongest)
             if graph.number_of_edges() <= MANY:
@@ -42,8 +45,9 @@ def plot_circuit(circuit: Circuit, title: str = "", weakest: float = 0.0, unit: 
             label = node if node == LOGITS else node.name + (f"\n{node.at}" if node.at else "")
             axis.text(x, y, label, ha="center", va="center", fontsize=8.5, zorder=4, linespacing=1.1,
                       bbox={"boxstyle": "round,pad=0.35", "fc": colour, "ec": "0.25", "lw": 0.9})  # fmt: skip
-        axis.set_yticks(range(len(layers)), [f"layer {layer}" for layer in layers])
-        axis.set(xlim=(-across - 0.8, across + 0.8), ylim=(-0.4, len(layers) + 0.4), xticks=[], aspect="equal")
+        middles = {layer: sum(rows) / len(rows) for layer, rows in sorted(heights.items())}
+        axis.set_yticks(list(middles.values()), [f"layer {layer}" for layer in middles])
+        axis.set(xlim=(-across - 0.8, across + 0.8), ylim=(-0.4, place[LOGITS][1] + 0.4), xticks=[], aspect="equal")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
         handles = [
@@ -77,14 +81,14 @@ def _graph(circuit: Circuit, weakest: float) -> Any:
 
 
 def _places(graph: Any) -> dict[Any, tuple[float, float]]:
-    """Rows by layer; in a row the nodes stand side by side, near what they speak to."""
-    rows: dict[int, list[Any]] = {}
+    """Rows by layer, an MLP above the heads of its layer; in a row the nodes stand side by side, near what they speak to."""
+    rows: dict[tuple[int, bool], list[Any]] = {}
     for node in graph:
         if node != LOGITS:
-            rows.setdefault(node.layer, []).append(node)
+            rows.setdefault((node.layer, node.head == "mlp"), []).append(node)
     place: dict[Any, tuple[float, float]] = {LOGITS: (0.0, float(len(rows)))}
-    for height, layer in reversed(list(enumerate(sorted(rows)))):
-        row = rows[layer]
+    for height, which in reversed(list(enumerate(sorted(rows)))):
+        row = rows[which]
 
         def aim(node: Node) -> float:
             listeners = [place[target][0] for target in graph.successors(node) if target in place]
