@@ -81,7 +81,8 @@ def _graph(circuit: Circuit, weakest: float) -> Any:
 
 
 def _places(graph: Any) -> dict[Any, tuple[float, float]]:
-    """Rows by layer, an MLP above the heads of its layer; in a row the nodes stand side by side, near what they speak to."""
+    """Rows by layer, an MLP above the heads of its layer; in a row the nodes stand side by side, near what they speak
+    to."""
     rows: dict[tuple[int, bool], list[Any]] = {}
     for node in graph:
         if node != LOGITS:
