@@ -20,7 +20,7 @@
 #
 # **When you are done** you can trace an answer from the logits back to the heads that began it, test a circuit for faithfulness, completeness and minimality, and say which choices flatter its number.
 #
-# **You need** PyTorch, hooks and direct logit attribution (chapter 00), and patching (chapter 04). **Time:** four hours for you, about a minute for your computer. No GPU, no network.
+# **You need** hooks and direct logit attribution (chapter 00), and patching (chapter 04). **Time:** four hours for you, about a minute for your computer, without GPU or network.
 
 # %% tags=["setup"]
 try:
@@ -398,7 +398,7 @@ to_s1 = attention(known, "s2", "s1")
 print("their attention from S2 to S1:", [round(to_s1[head].item(), 1) for head in duplicates])
 
 # %% [markdown]
-# Three steps: heads at S2 see that the name stood there before; heads at END fetch that; name movers turn away from S. Wang et al. call them duplicate token heads, S-inhibition heads and name movers.
+# Heads at S2 see that the name stood there before; heads at END fetch that; name movers turn away from S. Wang et al. call them duplicate token, S-inhibition and name mover heads.
 #
 # ### Exercise 6 · `precision_recall`
 # *5 minutes, ★☆☆☆, 1 point*
@@ -929,9 +929,9 @@ plots.plot_horizontal_bars(
 )
 
 # %% [markdown]
-# Dots are the harder sets, with as many heads and MLPs at each place as the circuit: some of these are faithful by luck. None is as good in both numbers. So chance tells you less about the ratio than random sets from anywhere would have you think.
+# The dots are the fairer sets, with as many heads and MLPs at each place as the circuit. In `pocket` some of these are nearly as faithful by luck, but none is good in both numbers.
 #
-# And how much of this number is the idea of silence?
+# And how much of the ratio is the idea of silence?
 
 
 # %% tags=["experiment"]
@@ -1175,7 +1175,7 @@ if MODEL == "gpt2":
         print(kind, "precision and recall:", scored)
 
 # %% [markdown]
-# Is the circuit universal? Task and parts are the same, the solution is not. Both seeds of `pocket` read who gives at S2 in the first layer, by one or two heads, and decide in MLPs at END. The road of the names is not shared.
+# Is the circuit universal? The task is, the solution is not. Both seeds of `pocket` read who gives at S2 in the first layer, by one or two heads, and decide in MLPs at END. The road of the names is not shared.
 #
 # ### In your own words · 2
 # *2 points, graded by a person*
@@ -1257,8 +1257,8 @@ plots.plot_circuit(
 # - **Faithfulness is a number about an ablation** as much as about a circuit (act 7, six silences). State the reference distribution.
 # - **Path patching answers the question that you freeze** (act 6). Say what you froze.
 # - **Removing one node at a time** hides heads that are backed up (act 5), and a threshold fixed on halves can miss thirds (act 3).
-# - **Random sets are as weak as you make them.** From anywhere, ours never come near; drawn like the circuit, some do (act 7). Keep its MLPs too, and exchange only heads: try it.
-# - **A pruned circuit is one of many.** Another order in `prune` keeps other heads of the bag. It shows that so few *suffice*.
+# - **Random sets are as weak as you make them.** Drawn from anywhere they never come near, drawn like the circuit some do (act 7). Keep its MLPs and exchange heads alone: try it.
+# - **A pruned circuit is one of many**: the order in `prune` matters. It shows that so few *suffice*.
 # - **`ioi-known` was made**, and is cleaner than anything that grew. To find its circuit is necessary, not sufficient.
 #
 # ## Going on
