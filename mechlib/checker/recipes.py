@@ -110,7 +110,7 @@ def activations(model: Any, tokens: torch.Tensor) -> Any:
         if len(_RUNS) > _RUNS_KEPT:
             del _RUNS[next(iter(_RUNS))]
     run = copy.copy(_RUNS[which][1])
-    run.cache_dict = copy.deepcopy(run.cache_dict)
+    run.cache_dict = {name: value.clone() for name, value in run.cache_dict.items()}
     return run
 
 

@@ -730,7 +730,7 @@ for s in both:
     )
 plots.plot_movers(
     {s.name: movers(s) for s in both}, "attention from END to IO", "written along IO - S (logits)",
-    on_pocket("Heads look at IO, but what they write hardly prefers IO to S"),
+    on_pocket("Heads look at IO, but what they write is little of a logit difference of 10 and more"),
 )  # fmt: skip
 
 # %% tags=["experiment"]
