@@ -15,7 +15,7 @@
 #
 # ![Two circuits for one task, still without names](picture.png)
 #
-# "When Mary and John went to the store, John gave a drink to" ... Mary. Wang et al. [2023](https://arxiv.org/abs/2211.00593) came back with 26 heads of GPT-2 small and a number that says how much of this they explain.
+# "When Mary and John went to the store, John gave a drink to" ... Mary. Wang et al. [2023](https://arxiv.org/abs/2211.00593) took this sentence and came back with 26 heads of GPT-2 small, and how much of it they explain.
 # You do it twice: on `ioi-known`, whose circuit was put there, so that you can be *marked*; and on `pocket`, which was free to find its own way. Then you lay the published circuit beside both.
 #
 # **When you are done** you can trace an answer from the logits back to the heads that began it, test a circuit for faithfulness, completeness and minimality, and say which choices flatter its number.
@@ -145,7 +145,7 @@ for what, tokens in (("clean", known.tokens), ("twin", known.twin), ("abc", know
 #
 # ## 2. Who writes the answer?
 #
-# Begin at the end. **Predict:** a head that *moves the name*: where does it look from END, and what does it write?
+# **Predict:** a head that *moves the name*: where does it look from END, and what does it write?
 #
 # ### Exercise 2 · `name_mover_score`
 # *25 minutes, ★★★☆, 3 points*
@@ -585,8 +585,6 @@ for s in (known, other):
     )
 
 # %% [markdown]
-# Most heads and all MLPs say nothing, and the answer is the same.
-#
 # ## 5. Complete? Minimal? And who stands in?
 #
 # A faithful circuit can still lack what the model keeps in reserve. Take some nodes K out of both: a complete circuit breaks as the model breaks.
@@ -755,7 +753,7 @@ print(f"{known.name:14s} the two conventions differ by less than a tenth, for ev
 # %% [markdown]
 # Neither convention is wrong. Frozen MLPs ask for the *edge* from a head to the logits: there is none. MLPs that respond ask for all paths through MLPs: there goes the whole decision. In `ioi-known`, whose MLPs do next to nothing (act 4), both tell one story.
 #
-# These heads read S2 in the *first* layer, where no head can have noted a repetition before them: what they carry to END is who gives. They look like S-inhibition heads, and are none if nobody looks from S2 to S1 and no later head hears them. Two controls:
+# These heads read S2 in the *first* layer, where nobody can have noted a repetition: they carry to END who gives. They look like S-inhibition heads, and are none if no head looks from S2 to S1 and no later head hears them:
 
 # %% tags=["experiment", "finding"]
 for s in both:
@@ -799,7 +797,7 @@ for s in both:
         )
 
 # %% [markdown]
-# A faithfulness near one, from a circuit that hardly ever says the name! The metric asks for IO *against S*, where it is enough to push S down, and that is what these do. Whoever reports the ratio alone has explained half and cannot know it. What is missing is who was there at all. Add places, one after the other:
+# A faithfulness near one, from a circuit that hardly ever says the name! The metric asks for IO *against S*, where it is enough to push S down, and that is what these do. Whoever reports the ratio alone has explained half and cannot know it. Who was there at all? Add places, one after the other:
 
 # %% tags=["experiment"]
 parts = [*range(pocket.model.cfg.n_heads), "mlp"]
@@ -849,11 +847,10 @@ def good(s, circuit):
 
 
 def prune(s, regions):
-    """Drop components, then places, as long as the circuit stays good: first those that matter least by themselves."""
-    circuit, score = (
-        next(c for c in (everything_at(s, *regions), everything_at(s, *ioi.REGIONS)) if good(s, c)),
-        scores[s.name],
-    )
+    """Drop components, then places, while the circuit stays good: first what matters least by itself."""
+    score = scores[s.name]
+    starts = everything_at(s, *regions), everything_at(s, *ioi.REGIONS)
+    circuit = next(circuit for circuit in starts if good(s, circuit))
 
     def worth(part_of):
         without = [node for node in circuit if not part_of(node)]
@@ -1267,7 +1264,7 @@ plots.plot_circuit(
 # 2. **Which neurons subtract?** Path patch the heads that read S2 into single neurons of the MLPs at END. *A good answer has a random set of neurons beside its own.*
 # 3. **A harder mark.** Find the circuit of `ioi-known-hard` with the threshold of act 2. *A good answer explains each miss.*
 #
-# On `gpt2`: `MODEL = "gpt2"` in the set-up cell runs parts B and C on it (a download of 500 MB, and an hour of CPU, mostly in `prune`), with precision and recall against the published classes. We ran that on a model of GPT-2's shape with random weights, which proves only that the code runs.
+# On `gpt2`: `MODEL = "gpt2"` in the set-up cell runs parts B and C on it (a download of 500 MB, and hours of CPU, mostly in `prune`), with precision and recall against the published classes. We ran it on a small GPT-2 with random weights, which proves only that the code runs.
 #
 # **Papers**
 # - Wang et al. 2023, [Interpretability in the Wild](https://arxiv.org/abs/2211.00593): all of it; section 4 for the three criteria.
