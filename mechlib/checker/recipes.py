@@ -7,6 +7,7 @@ on one, and `restore` throws a changed one away.
 from __future__ import annotations
 
 import contextlib
+import copy
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cache as keep
@@ -97,9 +98,24 @@ def sae(seed: int, d_in: int, d_sae: int) -> Any:
 
 
 def activations(model: Any, tokens: torch.Tensor) -> Any:
-    """The ActivationCache of a model on some tokens; `model` is itself a recipe."""
-    with torch.no_grad():
-        return model.run_with_cache(tokens)[1]
+    """The ActivationCache of a model on some tokens; `model` is itself a recipe.
+
+    The same run is asked for again and again, once for every mistake that an answer is compared with: it is made once,
+    and everybody gets a copy.
+    """
+    which = id(model), tuple(tokens.shape), tokens.numpy().tobytes()
+    if which not in _RUNS:
+        with torch.no_grad():
+            _RUNS[which] = model, model.run_with_cache(tokens)[1]
+        if len(_RUNS) > _RUNS_KEPT:
+            del _RUNS[next(iter(_RUNS))]
+    run = copy.copy(_RUNS[which][1])
+    run.cache_dict = {name: value.clone() for name, value in run.cache_dict.items()}
+    return run
+
+
+_RUNS: dict[tuple[int, tuple[int, ...], bytes], tuple[Any, Any]] = {}  # holds the model too, so that its id stays taken
+_RUNS_KEPT = 20
 
 
 def score(nodes: list[Any], values: torch.Tensor, pairs: list[Any], worth: torch.Tensor) -> Callable[..., torch.Tensor]:
@@ -165,7 +181,8 @@ def restore(inputs: Mapping[str, Any], before: Mapping[str, Any]) -> None:
         for switch in SWITCHES:
             with contextlib.suppress(AttributeError):
                 getattr(value, switch)(False)
-        value.eval()
+        if any(part.training for part in value.modules()):
+            value.eval()
         if witness(value) != before[name]:
             for builder in KEPT:
                 builder.cache_clear()

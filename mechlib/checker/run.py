@@ -133,18 +133,23 @@ def _explain(exercise: Exercise, trials: list[Trial], failed: Verdict) -> tuple[
     named = {name for trial in part for name in trial.verdict.mistakes}
     suspects = [mistake for mistake in exercise.mistakes if mistake.name in named]
 
-    def agreement(mistake: Mistake) -> tuple[float, float]:
-        return _agreement(exercise, mistake, part), _agreement(exercise, mistake, trials)
-
-    chosen = max(suspects, key=agreement, default=None)
-    if chosen is None or agreement(chosen)[0] <= 2 / 3:
+    agreement = {mistake.name: _agreement(exercise, mistake, trials, failed.part) for mistake in suspects}
+    chosen = max(suspects, key=lambda mistake: agreement[mistake.name], default=None)
+    if chosen is None or agreement[chosen.name][0] <= 2 / 3:
         plain = failed.kind != "mistake"
         return failed if plain else replace(failed, kind="value", sentence=failed.plain), None
     shown = next(trial.verdict for trial in part if chosen.name in trial.verdict.mistakes)
     return replace(shown, sentence=chosen.sentence), chosen.name
 
 
-def _agreement(exercise: Exercise, mistake: Mistake, trials: list[Trial]) -> float:
-    """The share of cases on which the mistake does what the answer did. Where it runs (the device) does not count."""
-    told = [is_mistake(exercise, t.case, mistake, t.outcome) for t in trials if t.case.drive != "other_device"]
+def _agreement(exercise: Exercise, mistake: Mistake, trials: list[Trial], part: str) -> tuple[float, float]:
+    """The share of cases on which the mistake does what the answer did: of those of one part, and of all. Where it runs
+    (the device) does not count."""
+    tried = [trial for trial in trials if trial.case.drive != "other_device"]
+    told = [is_mistake(exercise, trial.case, mistake, trial.outcome) for trial in tried]
+    of_part = [same for trial, same in zip(tried, told, strict=True) if trial.case.part == part]
+    return _share(of_part), _share(told)
+
+
+def _share(told: list[bool]) -> float:
     return sum(told) / len(told) if told else 0.0

@@ -74,6 +74,11 @@ def _difference(chosen: Tensor) -> Tensor:
     return chosen[:, 0] - chosen[:, 1]
 
 
+def _every_answer(logits: Tensor, answers: Tensor, end: Tensor) -> Tensor:
+    last = logits[torch.arange(len(logits)), end]
+    return (last[:, answers[:, 0]] - last[:, answers[:, 1]]).mean()
+
+
 MEAN_LOGIT_DIFF = Exercise(
     id="ioi.mean_logit_diff",
     chapter=CHAPTER,
@@ -118,6 +123,21 @@ MEAN_LOGIT_DIFF = Exercise(
             "absolute",
             lambda logits, answers, end: _difference(_chosen(logits, answers, end)).abs().mean(),
             "The signs are lost: a prompt that the model gets wrong counts negative.",
+        ),
+        Mistake(
+            "answer_alone",
+            lambda logits, answers, end: _chosen(logits, answers, end)[:, 0].mean(),
+            "This is IO's logit alone. Subtract S's: a model that raises both knows nothing.",
+        ),
+        Mistake(
+            "every_answer_for_every_prompt",
+            lambda logits, answers, end: _every_answer(logits, answers, end),
+            "This pairs every prompt with every prompt's answers. Index row by row: logits[rows, end].gather(1, answers).",
+        ),
+        Mistake(
+            "every_end_for_every_prompt",
+            lambda logits, answers, end: _difference(logits[:, end].mean(dim=1).gather(1, answers)).mean(),
+            "logits[:, end] reads every prompt at every prompt's END. Index both axes together: logits[torch.arange(len(logits)), end].",
         ),
     ],
     equivalents=[
@@ -167,23 +187,29 @@ def _movers(
     average_first: bool = False,
     mean: bool = False,
     axes: str = "head batch",
+    weight_last: bool = False,
+    scale_at: Callable[[Tensor], Tensor] | None = None,
+    bias: bool = False,
 ) -> Callable:
     """name_mover_score with one thing done otherwise."""
 
     def answer(model: Any, cache: Any, answers: Tensor, io: Tensor, end: Tensor) -> Any:
         rows, at = torch.arange(len(answers)), last(end)
         reader = direction(model.W_U, answers)
-        if weight:
+        if weight and not weight_last:
             reader = reader * model.ln_final.weight
         if centre:
             reader = reader - reader.mean(-1, keepdim=True)
+        if weight_last:
+            reader = reader * model.ln_final.weight
         if scale:
-            reader = reader / cache["ln_final.hook_scale"][rows, at]
+            reader = reader / cache["ln_final.hook_scale"][rows, scale_at(end) if scale_at else at]
         looks, writes = [], []
         for layer in range(model.cfg.n_layers):
             pattern = cache["pattern", layer]
             seen = look(pattern, end, io) if look else pattern[rows, :, end, io]
             said = torch.einsum("bhd,hdm->bhm", cache["z", layer][rows, at], model.W_O[layer])
+            said = said + model.b_O[layer] if bias else said
             if average_first:
                 said = said.mean(0, keepdim=True).expand_as(said)
             wrote = torch.einsum("bhm,bm->bh", said, reader)
@@ -255,6 +281,26 @@ NAME_MOVER_SCORE = Exercise(
             "averaged",
             _movers(mean=True),
             "These are means over the prompts. Return both numbers for every prompt: the scatter needs them.",
+        ),
+        Mistake(
+            "centred_before_the_weight",
+            _movers(weight_last=True),
+            "The mean is subtracted in the wrong place. Centre what is written before the weight; or what reads it, after the weight.",
+        ),
+        Mistake(
+            "scale_of_the_last_position",
+            _movers(scale_at=lambda end: torch.full_like(end, -1)),
+            "This divides by the scale of the last position of the batch. Take each prompt's own, at its `end`.",
+        ),
+        Mistake(
+            "output_bias",
+            _movers(bias=True),
+            "This adds the bias b_O to every head. It belongs to the layer and to no head: leave it out.",
+        ),
+        Mistake(
+            "exchanged",
+            lambda model, cache, answers, io, end: _movers()(model, cache, answers, io, end)[::-1],
+            "The two results are exchanged: attention first, then what is written.",
         ),
     ],
     equivalents=[
@@ -356,6 +402,22 @@ SECOND_MENTION_SCORE = Exercise(
             ),
             'This looks from the last position of the batch. Prompts are padded: look from at["end"].',
         ),
+        Mistake(
+            "absolute",
+            lambda cache, n_layers, at: (
+                (_between("end", "s2")(cache, n_layers, at) - _between("end", "s1")(cache, n_layers, at))
+                .abs()
+                .mean(dim=1)
+            ),
+            "The signs are lost. A head that prefers S1 has a negative score.",
+        ),
+        Mistake(
+            "places_of_the_first_prompt",
+            lambda cache, n_layers, at: _less(_between("end", "s2"), _between("end", "s1"))(
+                cache, n_layers, {role: places[:1].expand_as(places) for role, places in at.items()}
+            ),
+            "This takes the first prompt's positions for all prompts. Each has its own.",
+        ),
     ],
     equivalents=[
         _less(_between("end", "s2"), _between("end", "s1")),
@@ -399,7 +461,7 @@ def path_cases(seed: int) -> Iterable[Case]:
             (2, 6, [(1, 0), (0, 1), (1, 1)], "frozen", {}),
         ]
     ):
-        model = random_gpt2(seed + k, **sizes)
+        model = random_gpt2(seed, **sizes)
         here, there = twins(seed + k, batch, length, [1, 3])
         yield Case(
             {
@@ -447,6 +509,12 @@ def _streams(
     whole_layer: bool = False,
     only: slice = slice(None),
     mlps_from_source: bool = False,
+    own_layer_hears: bool = False,
+    less: bool = True,
+    sign: int = 1,
+    norm: bool = True,
+    attention_seen: bool = True,
+    mlps_less: bool = True,
 ) -> list[Tensor]:
     """The patched stream before every layer and after the last, with one thing done otherwise."""
     change = torch.zeros_like(cache["resid_pre", 0])
@@ -458,16 +526,20 @@ def _streams(
             change = change + _attention(model, layer, streams[-1]) - cache["attn_out", layer]
         for at, head in senders[only]:
             if at == layer:
-                z = source["z", layer] - cache["z", layer]
+                z = sign * (source["z", layer] - cache["z", layer] if less else source["z", layer])
                 heads = range(model.cfg.n_heads) if whole_layer else [head]
                 for h in heads:
                     change = change + z[:, :, h] @ model.W_O[layer, h]
+        if own_layer_hears:
+            streams[-1] = cache["resid_pre", layer] + change
         if mlps == "recomputed" and (own_mlp or layer not in [at for at, _ in senders]):
             if mlps_from_source:
                 change = change + source["mlp_out", layer] - cache["mlp_out", layer]
             else:
-                middle = cache["resid_pre", layer] + cache["attn_out", layer] + change
-                change = change + block.mlp(block.ln2(middle)) - cache["mlp_out", layer]
+                middle = cache["resid_pre", layer] + change
+                middle = middle + cache["attn_out", layer] if attention_seen else middle
+                change = change + block.mlp(block.ln2(middle) if norm else middle)
+                change = change - cache["mlp_out", layer] if mlps_less else change
     return [*streams, cache["resid_post", model.cfg.n_layers - 1] + change]
 
 
@@ -503,6 +575,13 @@ def _path_with_the_old_scale(model: Any, cache: Any, source_cache: Any, senders:
 
 
 DIRECTION = "This goes in the wrong direction: the run that is changed is that of `cache`, and the senders' outputs come from `source_cache`."
+ADDED = "This adds what the senders say in the other run on top of what they say in this one. It comes instead: add the difference, source z less z."
+TURNED = "The change has the wrong sign: the senders' outputs in the other run less those in this one."
+MLPS_WITHOUT_NORM = "Your MLPs read the stream as it is. Put model.blocks[layer].ln2 in front of them."
+MLPS_BEFORE_ATTENTION = (
+    "Your MLPs read the stream in front of the attention. An MLP comes after it: add cache['attn_out', layer]."
+)
+MLPS_TWICE = "Your MLPs speak twice: what they say now is added, and what they said is still in the stream. Subtract cache['mlp_out', layer]."
 OTHER_MLPS = 'The two conventions are exchanged: with "frozen" every MLP keeps what it said in `cache`, with "recomputed" they respond.'
 
 PATH_PATCH = Exercise(
@@ -569,6 +648,15 @@ PATH_PATCH = Exercise(
             _path_with_the_old_scale,
             "This divides by the scale of the unpatched run. Let model.ln_final compute it from the patched stream.",
         ),
+        Mistake(
+            "added_on_top",
+            _path(less=False),
+            ADDED,
+        ),
+        Mistake("turned_round", _path(sign=-1), TURNED),
+        Mistake("mlps_without_norm", _path(norm=False), MLPS_WITHOUT_NORM),
+        Mistake("mlps_before_attention", _path(attention_seen=False), MLPS_BEFORE_ATTENTION),
+        Mistake("mlps_said_twice", _path(mlps_less=False), MLPS_TWICE),
     ],
     equivalents=[
         _path(),
@@ -607,7 +695,7 @@ def receiver_cases(seed: int) -> Iterable[Case]:
             (2, 6, [(1, 0)], [(1, 1, "v")], "recomputed"),
         ]
     ):
-        model = random_gpt2(seed + k)
+        model = random_gpt2(seed)
         here, there = twins(seed + k, batch, length, [1, 2, 4])
         yield Case(
             {
@@ -731,6 +819,19 @@ def _without_norm(
     return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 
+def _everybody_hears(model: Any, tokens: Tensor, source_cache: Any, senders: Any) -> Tensor:
+    hooks = []
+    for layer, head in senders:
+
+        def put(z: Tensor, hook: Any, layer: int = layer, head: int = head) -> Tensor:
+            z = z.clone()
+            z[:, :, head] = source_cache["z", layer][:, :, head]
+            return z
+
+        hooks.append((f"blocks.{layer}.attn.hook_z", put))
+    return model.run_with_hooks(tokens, fwd_hooks=hooks)
+
+
 PATH_PATCH_TO_RECEIVERS = Exercise(
     id="ioi.path_patch_to_receivers",
     chapter=CHAPTER,
@@ -811,6 +912,44 @@ PATH_PATCH_TO_RECEIVERS = Exercise(
             _to_receivers(attention_too=True),
             "The wrong nodes respond: heads between sender and receiver answer to the change. They keep what they said.",
         ),
+        Mistake(
+            "always_frozen",
+            lambda model, tokens, cache, source_cache, senders, receivers, mlps: _to_receivers()(
+                model, tokens, cache, source_cache, senders, receivers, "frozen"
+            ),
+            'Your MLPs never respond. With "recomputed", those between sender and receiver answer to the stream that they now see.',
+        ),
+        Mistake(
+            "queries_and_keys_exchanged",
+            _to_receivers(part_of=lambda part: {"q": "k", "k": "q"}.get(part, part)),
+            "Queries and keys are exchanged.",
+        ),
+        Mistake(
+            "own_layer_hears",
+            _to_receivers(own_layer_hears=True),
+            "A receiver hears a sender of its own layer here. Heads of one layer read the stream together, before any of them has written.",
+        ),
+        Mistake(
+            "own_mlp_forgotten",
+            _to_receivers(own_mlp=False),
+            "The MLP of the sender's own layer comes after its heads, so it hears them: recompute it as well.",
+        ),
+        Mistake(
+            "everybody_hears",
+            lambda model, tokens, cache, source_cache, senders, receivers, mlps: _everybody_hears(
+                model, tokens, source_cache, senders
+            ),
+            "This patches the senders for everybody who comes later: their total effect. Only the receivers' inputs hear them.",
+        ),
+        Mistake(
+            "added_on_top",
+            _to_receivers(less=False),
+            ADDED,
+        ),
+        Mistake("change_turned_round", _to_receivers(sign=-1), TURNED),
+        Mistake("mlps_without_norm", _to_receivers(norm=False), MLPS_WITHOUT_NORM),
+        Mistake("mlps_before_attention", _to_receivers(attention_seen=False), MLPS_BEFORE_ATTENTION),
+        Mistake("mlps_said_twice", _to_receivers(mlps_less=False), MLPS_TWICE),
     ],
     equivalents=[
         _to_receivers(),
@@ -936,6 +1075,34 @@ PRECISION_RECALL = Exercise(
             ),
             "Your recall divides by the union of both sets. Divide by the number of things that are true.",
         ),
+        Mistake(
+            "union_twice",
+            lambda found, true: (len(set(found) & set(true)) / len(set(found) | set(true)),) * 2,
+            "Both of your numbers divide by the union of both sets. Precision divides by what was found, recall by what is true.",
+        ),
+        Mistake(
+            "found_below_both",
+            lambda found, true: (_scores(found, true)[0],) * 2,
+            "Both of your numbers divide by what was found. Recall divides by what is true.",
+        ),
+        Mistake(
+            "missed",
+            lambda found, true: (_scores(found, true)[0], 1 - _scores(found, true)[1]),
+            "Your second number is the share that was missed. Recall is the share that was found.",
+        ),
+        Mistake(
+            "wrong_share",
+            lambda found, true: (1 - _scores(found, true)[0], _scores(found, true)[1]),
+            "Your first number is the share of what you found that is wrong. Precision is the share that is right.",
+        ),
+        Mistake(
+            "list_below",
+            lambda found, true: (
+                len(set(found) & set(true)) / max(len(found), 1),
+                len(set(found) & set(true)) / len(true),
+            ),
+            "Above the line things are counted once, below it as often as they are named. Make sets of both lists first.",
+        ),
     ],
     equivalents=[
         _scores,
@@ -1005,6 +1172,15 @@ def _within_each_prompt(activation: Tensor, roles: Any) -> Tensor:
     )
 
 
+def _by_role_and_position(activation: Tensor, roles: Any) -> Tensor:
+    result = torch.zeros_like(activation)
+    for role in {name for row in roles for name in row}:
+        for position, here in enumerate(_is(role, roles).T):
+            if here.any():
+                result[here, position] = activation[here, position].mean(dim=0)
+    return result
+
+
 ROLE_MEANS = Exercise(
     id="ioi.role_means",
     chapter=CHAPTER,
@@ -1049,6 +1225,28 @@ ROLE_MEANS = Exercise(
             "first_one",
             _by_role(lambda x, here: x[here][0]),
             "This takes the first position with the role: that would be a resample ablation. Take the mean.",
+        ),
+        Mistake(
+            "by_role_and_position",
+            lambda activation, roles: _by_role_and_position(activation, roles),
+            "This averages position by position among those with the same role. One mean for a role, wherever it stands.",
+        ),
+        Mistake(
+            "over_all_positions",
+            _by_role(lambda x, here: x[here].sum(dim=0) / here.numel()),
+            "This divides by the number of all positions. Divide by the number of those that have the role.",
+        ),
+        Mistake(
+            "per_prompt_number",
+            _by_role(lambda x, here: x[here].sum(dim=0) / len(x)),
+            "This divides by the number of prompts. A prompt may have a role more than once: divide by the number of positions that have it.",
+        ),
+        Mistake(
+            "roles_of_the_first_prompt",
+            lambda activation, roles: _by_role(lambda x, here: x[here].mean(dim=0))(
+                activation, [roles[0]] * len(roles)
+            ),
+            "This takes the first prompt's roles for all prompts. Each has its own.",
         ),
     ],
     equivalents=[
@@ -1129,11 +1327,15 @@ def _knock(
     value: Callable[[Tensor], Tensor] = lambda mean: mean,
     every_role: bool = False,
     last_role: bool = False,
+    empty_is_none: bool = False,
+    drop_everywhere: bool = False,
+    first_prompts: bool = False,
 ) -> Callable:
     """knock_out with one thing done otherwise."""
 
     def answer(model: Any, tokens: Tensor, values: dict, keep: Any, drop: Any, roles: Any) -> Tensor:
-        names = {name for row in roles for name in row}
+        roles = [roles[0]] * len(roles) if first_prompts else roles
+        keep = None if empty_is_none and not keep else keep
 
         def works(layer: int, part: Any) -> Tensor:
             own = torch.full_like(tokens, keep is None, dtype=torch.bool)
@@ -1143,11 +1345,10 @@ def _knock(
                     own = here if last_role else own | here
             for where, which, role in drop if dropped else []:
                 if (where, which) == (layer, part):
-                    own = own & ~_is(role, roles)
+                    own = own & (False if drop_everywhere else ~_is(role, roles))
             return ~own if invert else own
 
         hooks = []
-        assert names
         for layer in range(model.cfg.n_layers):
             z, out = f"blocks.{layer}.attn.hook_z", f"blocks.{layer}.hook_mlp_out"
             on = torch.stack([works(layer, head) for head in range(model.cfg.n_heads)], -1)[..., None]
@@ -1229,6 +1430,21 @@ KNOCK_OUT = Exercise(
             _from_a_clean_run,
             "What works repeats what it said in the whole model. It must answer to what is left: let it compute, and replace only the others.",
         ),
+        Mistake(
+            "empty_keep_is_everything",
+            _knock(empty_is_none=True),
+            "An empty `keep` keeps everything here, and should keep nothing. Only None keeps everything: ask `keep is None`.",
+        ),
+        Mistake(
+            "dropped_at_every_position",
+            _knock(drop_everywhere=True),
+            "A component that is dropped at one role is silent at every position here. It should be silent at the positions of its role alone.",
+        ),
+        Mistake(
+            "roles_of_the_first_prompt",
+            _knock(first_prompts=True),
+            "This takes the first prompt's roles for all prompts. Each has its own.",
+        ),
     ],
     equivalents=[
         _knock(),
@@ -1276,11 +1492,12 @@ def _knock_by_component(model: Any, tokens: Tensor, values: dict, keep: Any, dro
 
 def faith_cases(seed: int) -> Iterable[Case]:
     for batch, model_at, circuit_at, note in [
-        (6, 4, 3, ""),
+        (6, 4, 3.8, "a circuit that does more than the model on some prompts"),
         (1, 4, 3, "a single prompt"),
-        (9, 4, 3, "a prompt on which nothing and the model agree"),
+        (9, 4, 3.8, "a prompt on which nothing and the model agree"),
         (5, 4, 9, "a circuit that does more than the model"),
         (4, -6, -5, "a metric that the model lowers"),
+        (3, 4, -2, "a circuit that is worse than nothing"),
     ]:
         model = draws(seed, batch, dtype=torch.float64) * 0.5 + model_at
         empty = draws(seed + 1, batch, dtype=torch.float64) * 0.5 + 0.7
@@ -1337,6 +1554,35 @@ FAITHFULNESS = Exercise(
             "what_is_missing",
             lambda circuit, model, empty: _both((model - circuit).mean(), 1 - _ratio(circuit, model, empty)),
             "This is the share that is missing. Return the share that the circuit keeps: 1 is a perfect circuit.",
+        ),
+        Mistake(
+            "exchanged",
+            lambda circuit, model, empty: _both((model - circuit).mean(), _ratio(circuit, model, empty))[::-1],
+            "The two results are exchanged: the difference first, then the ratio.",
+        ),
+        Mistake(
+            "empty_above_only",
+            lambda circuit, model, empty: _both(
+                (model - circuit).mean(), (circuit.mean() - empty.mean()) / model.mean()
+            ),
+            "`empty` is subtracted above the line only. The whole way goes from `empty` to the model: subtract it below, too.",
+        ),
+        Mistake(
+            "between_zero_and_one",
+            lambda circuit, model, empty: _both(
+                (model - circuit).mean(), _ratio(circuit, model, empty).clamp(min=0, max=1)
+            ),
+            "This keeps the ratio between 0 and 1. A circuit may do more than the model, or worse than nothing: let the ratio say so.",
+        ),
+        Mistake(
+            "ratio_without_sign",
+            lambda circuit, model, empty: _both((model - circuit).mean(), _ratio(circuit, model, empty).abs()),
+            "The ratio has lost its sign. A circuit that is worse than nothing has a negative one.",
+        ),
+        Mistake(
+            "size_of_the_difference",
+            lambda circuit, model, empty: _both((model.mean() - circuit.mean()).abs(), _ratio(circuit, model, empty)),
+            "The difference has lost its sign. It is negative where the circuit does more than the model.",
         ),
     ],
     equivalents=[
@@ -1433,6 +1679,26 @@ COMPLETENESS_GAP = Exercise(
             "K_alone",
             lambda score, circuit, K: (score(K).mean() - score(None, K).mean()).abs().item(),
             "The first of your two runs keeps K and nothing else. It should keep the circuit without K.",
+        ),
+        Mistake(
+            "nothing_for_the_model",
+            lambda score, circuit, K: (score(circuit, K).mean() - score([], K).mean()).abs().item(),
+            "score([], K) keeps nothing. The whole model without K is score(None, K).",
+        ),
+        Mistake(
+            "nothing_removed",
+            lambda score, circuit, K: (score(circuit).mean() - score(None).mean()).abs().item(),
+            "K is in both of your runs. Take it out of the circuit and of the model.",
+        ),
+        Mistake(
+            "summed",
+            lambda score, circuit, K: (score(circuit, K) - score(None, K)).sum().abs().item(),
+            "This is a sum over the prompts. F is a mean.",
+        ),
+        Mistake(
+            "relative",
+            lambda score, circuit, K: (1 - score(circuit, K).mean() / score(None, K).mean()).abs().item(),
+            "This divides by the model's score. The gap is a plain difference.",
         ),
     ],
     equivalents=[
@@ -1571,6 +1837,26 @@ MINIMALITY_SCORE = Exercise(
             lambda score, circuit, node, subsets: _largest(lambda changes: changes.max())(score, None, node, subsets),
             "This takes the node out of the whole model, where more can stand in for it. Take it out of the circuit.",
         ),
+        Mistake(
+            "exchanged",
+            lambda score, circuit, node, subsets: _largest(lambda changes: changes.max())(
+                score, circuit, node, subsets
+            )[::-1],
+            "The two results are exchanged: the largest change first, then the naive one.",
+        ),
+        Mistake(
+            "last_subset_only",
+            _largest(lambda changes: changes[-1]),
+            "This is the change for the last subset. Keep the largest of all.",
+        ),
+        Mistake(
+            "subset_against_node",
+            lambda score, circuit, node, subsets: (
+                max((score(circuit, K) - score(circuit, [node])).mean().abs().item() for K in [[], *subsets]),
+                (score(circuit) - score(circuit, [node])).mean().abs().item(),
+            ),
+            "This compares the circuit without the subset with the circuit without the node. The second run lacks both: [*K, node].",
+        ),
     ],
     equivalents=[
         _largest(lambda changes: changes.max()),
@@ -1621,20 +1907,24 @@ def _copying(
     stream_left_in: bool = False,
     count: bool = False,
     bottom: bool = False,
+    first_norm: bool = False,
+    output_bias: bool = False,
+    any_name: bool = False,
 ) -> Callable:
     """name_copying_score with one thing done otherwise."""
 
     def answer(model: Any, stream: Tensor, names: Tensor, k: int = 5, sign: int = 1) -> Tensor:
         scores = torch.zeros(model.cfg.n_layers, model.cfg.n_heads)
         for layer, block in enumerate(model.blocks):
-            read = block.ln1(stream) if norm else stream
+            read = (model.blocks[0] if first_norm else block).ln1(stream) if norm else stream
             for head in range(model.cfg.n_heads):
                 value = read @ model.W_V[layer, head] + (model.b_V[layer, head] if bias else 0)
                 written = value @ model.W_O[layer, head] + (stream if stream_left_in else 0)
+                written = written + model.b_O[layer] if output_bias else written
                 written = sign * written if turned else written
                 logits = model.unembed(model.ln_final(written) if final else written)
                 first = (-logits if bottom and sign < 0 else logits).topk(top(k), dim=-1).indices
-                hits = (first == names[:, None]).any(-1).float()
+                hits = (torch.isin(first, names) if any_name else first == names[:, None]).any(-1).float()
                 scores[layer, head] = hits.sum() if count else hits.mean()
         return scores
 
@@ -1684,6 +1974,26 @@ NAME_COPYING_SCORE = Exercise(
             "This adds what the head writes to the stream, which knows the name already. Decode what the head writes by itself.",
         ),
         Mistake("counted", _copying(count=True), "This is the number of names. Return their share."),
+        Mistake(
+            "first_layers_norm",
+            _copying(first_norm=True),
+            "Every head reads through the first layer's LayerNorm here. Each reads through its own layer's: model.blocks[layer].ln1.",
+        ),
+        Mistake(
+            "output_bias",
+            _copying(output_bias=True),
+            "This adds the bias b_O. It belongs to the layer and to no head: leave it out.",
+        ),
+        Mistake(
+            "one_too_many",
+            _copying(top=lambda k: k + 1),
+            "This takes the first k + 1. With `rank` counting the tokens above, it is rank < k.",
+        ),
+        Mistake(
+            "any_name",
+            _copying(any_name=True),
+            "Any of the names counts here. It has to be the name that the head looked at.",
+        ),
     ],
     equivalents=[
         _copying(),

@@ -72,7 +72,14 @@ def plot_horizontal_bars(
             axis.bar_label(drawn, [f"{round(value, 2) + 0:.2f}" for value in values], fontsize=7.5, padding=3)
         for i, name in enumerate(bars):
             if cloud := (dots or {}).get(name):
-                axis.scatter(cloud, [i + 0.25 * ((j * 7) % 11 / 5 - 1) for j in range(len(cloud))], s=7, color="0.5")
+                axis.scatter(
+                    cloud,
+                    [i + 0.25 * ((j * 7) % 11 / 5 - 1) for j in range(len(cloud))],
+                    s=10,
+                    color="black",
+                    edgecolors="white",
+                    linewidths=0.4,
+                )
         if band:
             axis.axvspan(*band, color="0.9", zorder=0)
         axis.axvline(0, color="black", lw=0.8)

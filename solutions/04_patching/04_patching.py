@@ -301,7 +301,7 @@ print("the sweep does less than a quarter of the work:", passes["sweep"] < passe
 #
 # Run `tokens` with one head's output taken from another run, at all positions. A head's output, before W_O mixes the heads, is called z: `blocks.{layer}.attn.hook_z`, shape (batch, position, head, d_head).
 #
-# **In:** the model, `tokens`, `source` (the other run's cache), `layer`, `head`. **Out:** all logits.
+# **In:** the model, `tokens`, `source` (the other run's cache), `layer`, `head`. **Out:** all logits. (A trap that has caught many: inside this hook, `hook.name` is the model's own `blocks.0.attn.o.hook_in`. Look things up by your own name.)
 #
 # **Example:** on the gate below, putting the clean head 0.0 into `0 1 =` restores its bit.
 

@@ -13,15 +13,14 @@
 #
 # **Can I find a whole circuit, and prove it?**
 #
-# ![Two circuits for one task: the one that was put there, and the one that a model found for itself](picture.png)
+# ![Two circuits for one task, still without names](picture.png)
 #
-# "When Mary and John went to the store, John gave a drink to" ... Mary. Wang et al. [2023](https://arxiv.org/abs/2211.00593) took this sentence and came back with 26 heads of GPT-2 small and a number that
-# says how much of the behaviour they explain. You do it three times: on `ioi-known`, whose circuit was put there, so that you can be *marked*; on `pocket`, which was free to solve the
-# task its own way; and on GPT-2 small, with your tools beside the published answer.
+# "When Mary and John went to the store, John gave a drink to" ... Mary. Wang et al. [2023](https://arxiv.org/abs/2211.00593) took this sentence and came back with 26 heads of GPT-2 small, and how much of it they explain.
+# You do it twice: on `ioi-known`, whose circuit was put there, so that you can be *marked*; and on `pocket`, which was free to find its own way. Then you lay the published circuit beside both.
 #
-# **When you are done** you can follow an answer back from the logits to the heads that began it, test a circuit for faithfulness, completeness and minimality, and say which choices made your number look good.
+# **When you are done** you can trace an answer from the logits back to the heads that began it, test a circuit for faithfulness, completeness and minimality, and say which choices flatter its number.
 #
-# **You need** PyTorch, hooks, direct logit attribution (chapter 00), and what a patch is (chapter 04). **Time:** four hours for you, about a minute for your computer. No GPU, no network.
+# **You need** hooks and direct logit attribution (chapter 00), and patching (chapter 04). **Time:** four hours for you, about a minute for your computer, without GPU or network.
 
 # %% tags=["setup"]
 try:
@@ -30,6 +29,7 @@ except ImportError:  # in Colab, or in a bare folder: install it once; the torch
     # %pip install --quiet "mechlib @ git+{{repository}}"
     import mechlib
 
+from collections import Counter
 from functools import partial
 from types import SimpleNamespace
 
@@ -73,16 +73,21 @@ def names_of(nodes):
     return ", ".join(f"{layer}.{head}" for layer, head, *_ in sorted(nodes, key=str)) or "none"
 
 
+def on_pocket(title):
+    """A figure's title says what was found on pocket; another model has not earned it."""
+    return title if MODEL == "pocket" else ""
+
+
 # %% [markdown]
-# **How to work.** Replace every `raise NotImplementedError` by your own lines, run the cell, and run the check under it. `hint("ioi.mean_logit_diff")` helps a little and, called again, a little
-# more; `borrow(...)` hands over the solution (no points); `progress()` shows how far you are. Models and caches that you are given must be left as they were.
+# **How to work.** As before: replace every `raise NotImplementedError` by your own lines, run the cell, then the check under it. `hint("ioi.mean_logit_diff")` helps, `borrow(...)` hands over the
+# solution (no points), `progress()` shows how far you are. Leave models and caches as you found them.
 
 # %% [markdown]
 # # Part A: a circuit that somebody put there
 #
 # ## 1. The behaviour, as a number
 #
-# A circuit is a circuit *of something*: prompts, an answer, and a metric. The prompts come with two twins of equal length, each of which changes one fact. **IO** is the one who receives, **S1** and **S2** are the two mentions of the one who gives, **END** is the last token.
+# A circuit is a circuit *of something*: prompts, an answer, and a metric. Each prompt has two twins. **IO** is who receives, **S1** and **S2** are the two mentions of who gives, **END** is the last token.
 
 # %% tags=["experiment"]
 known = study("ioi-known")
@@ -136,11 +141,11 @@ for what, tokens in (("clean", known.tokens), ("twin", known.twin), ("abc", know
     )
 
 # %% [markdown]
-# The twin turns the answer round, so a part that carries the decision must differ between the two runs. With `abc` nothing is repeated and none of the names is there: it is what "no news" looks like, and we need it in act 4.
+# The twin turns the answer round: whatever carries the decision must differ between the two runs. `abc` repeats nobody and names neither: it is what "no news" looks like, for act 4.
 #
 # ## 2. Who writes the answer?
 #
-# Begin at the end. **Predict:** if some heads *move the name*, where do they look from END, and what do they write?
+# **Predict:** a head that *moves the name*: where does it look from END, and what does it write?
 #
 # ### Exercise 2 · `name_mover_score`
 # *25 minutes, ★★★☆, 3 points*
@@ -183,11 +188,11 @@ plots.plot_movers(
     {known.name: movers(known)},
     "attention from END to IO",
     "written along IO - S (logits)",
-    "Two heads look at IO and write it; some others look there and write nothing",
+    "Some heads look at IO and write it; others look there and write nothing",
 )
 
 # %% [markdown]
-# Attention alone would have fooled us: some heads look at IO and have no say. But what is written is arithmetic too, not an intervention. So intervene, on one path only: let the logits, and nobody else, hear what a head would have said on the twin.
+# Attention alone would have fooled us. But what is written is arithmetic, too. So intervene, on one path: let the logits, and no other head, hear what a head says on the twin.
 #
 # ### Exercise 3 · `path_patch`
 # *35 minutes, ★★★★, 4 points*
@@ -241,11 +246,11 @@ def rows_and_columns(model):
 straight = to_logits(known, "frozen")
 plots.plot_grids(
     {"head -> logits": straight}, *rows_and_columns(known.model), "head", "layer",
-    "Two heads of the last layer tell the logits who receives, half each", "effect (-1: as on the twin)",
+    "A few heads tell the logits who receives, and share it; the others tell them nothing", "effect (-1: as on the twin)",
 )  # fmt: skip
 
 # %% [markdown]
-# Where is the line between a head that matters and one that does not? Heads share a job, so their effects are fractions of it (1/2, 1/3, ...), and noise is a hundred times smaller. On such a scale the middle of a gap is the *geometric* middle. We fix the threshold here, by the widest gap, before anybody looks at the truth, and never touch it again.
+# Which effects count? Heads that share a job have fractions of it (1/2, 1/3, ...); what is left over is far smaller. On a scale of ratios the middle of a gap is the *geometric* one. We fix the threshold in the widest gap, before anybody has seen the truth, and never touch it again.
 
 
 # %% tags=["experiment", "finding"]
@@ -263,11 +268,14 @@ def found(effects, threshold):
 threshold = widest_gap(straight)
 name_movers = found(straight, threshold)
 print(f"threshold {threshold:.2f}; heads that write the answer: {names_of(name_movers)}")
+sizes = straight.abs()
+least, most = sizes[sizes > threshold].min(), sizes[sizes < threshold].max()
+print(f"each of them has more than twenty times the effect of any other: {bool(least > 20 * most)}")
 
 # %% [markdown]
 # ## 3. Who tells them where to look?
 #
-# The name movers find IO and not S, so somebody tells them. They look from END; what they look for is in their *queries*. Who has been at END before them, with news about the repetition?
+# The name movers look at IO and not at S, so somebody tells them. What they look for from END is in their *queries*. Who was at END before them, with news?
 #
 # ### Exercise 4 · `second_mention_score`
 # *10 minutes, ★★☆☆, 1 point*
@@ -357,21 +365,22 @@ def inputs(heads, part):
 
 
 queries, values_of_movers = (to_receivers(known, inputs(name_movers, part)) for part in "qv")
+inhibitors = found(queries, threshold)
 plots.plot_grids(
     {"-> queries of the movers": queries, "-> values of the movers": values_of_movers,
      "attention END: S2 less S1": second_mention_score(known.cache, known.model.cfg.n_layers, known.at)},
-    *rows_and_columns(known.model), "head", "layer", "Two heads that look at S2 steer the name movers' queries", "effect (left, middle), attention (right)",
+    *rows_and_columns(known.model), "head", "layer", f"Heads {names_of(inhibitors)} steer the name movers' queries, and look at S2 and not at S1", "effect (left, middle), attention (right)",
 )  # fmt: skip
 
 # %% [markdown]
-# By way of the values nothing changes: that is the control. So these heads fetch something from S2. **Predict:** through which input do *they* learn it, and from heads at which position?
+# By way of the values nothing changes: that is the control. These heads fetch something from S2. **Predict:** through which input do *they* learn it, and from heads at which position?
 
 # %% tags=["experiment"]
-inhibitors = found(queries, threshold)
 values_of_inhibitors, keys_of_inhibitors = (to_receivers(known, inputs(inhibitors, part)) for part in "vk")
+duplicates = found(values_of_inhibitors, threshold)
 plots.plot_grids(
     {"-> values of the S2 readers": values_of_inhibitors, "-> keys of the S2 readers": keys_of_inhibitors},
-    *rows_and_columns(known.model), "head", "layer", "Two heads of the first layer write into what the S2 readers fetch", "effect (-1: as on the twin)",
+    *rows_and_columns(known.model), "head", "layer", f"Heads {names_of(duplicates)} write what the S2 readers fetch", "effect (-1: as on the twin)",
 )  # fmt: skip
 
 
@@ -384,13 +393,12 @@ def attention(s, query, key):
     )
 
 
-duplicates = found(values_of_inhibitors, threshold)
 print("read S2 for the movers:", names_of(inhibitors), "| write at S2 for those:", names_of(duplicates))
 to_s1 = attention(known, "s2", "s1")
 print("their attention from S2 to S1:", [round(to_s1[head].item(), 1) for head in duplicates])
 
 # %% [markdown]
-# A story in three steps: heads at S2 see that the name stood there before; heads at END fetch that; name movers are turned away from it. In Wang et al.'s words: duplicate token heads, S-inhibition heads, name movers.
+# Heads at S2 see that the name stood there before; heads at END fetch that; name movers turn away from S. Wang et al. call them duplicate token, S-inhibition and name mover heads.
 #
 # ### Exercise 6 · `precision_recall`
 # *5 minutes, ★☆☆☆, 1 point*
@@ -435,7 +443,7 @@ for name, nodes in mine.items():
     )
 
 # %% [markdown]
-# The second model was scored once, with the first one's threshold: it has another circuit, with *three* name movers. What would have fooled us: the ordinary middle of the gap. It stands close to the half that each of two movers has, and three movers have less:
+# The second model was scored once, with the first one's threshold. It has another circuit, with *three* name movers. The ordinary middle of the gap would have lost one of them:
 
 # %% tags=["experiment"]
 middle = (straight.abs().max() / 2).item()
@@ -447,7 +455,7 @@ print(
 # %% [markdown]
 # ## 4. Is that all of it?
 #
-# You found six heads by looking for them. Now the test that could refute you: keep *only* these, silence everything else, and see whether the model still answers. What does "silence" mean? Say what is said on average when there is no news: on `abc` prompts, at the same word of the same sentence.
+# You found six heads by looking for them. A test that could refute you: keep *only* these. All others say what they say on average when there is no news: on `abc` prompts, at the same word of the same sentence.
 #
 # ### Exercise 7 · `role_means`
 # *15 minutes, ★★☆☆, 2 points*
@@ -482,7 +490,7 @@ check("ioi.role_means", role_means)
 #
 # Run the model with a circuit alone. A node is (layer, head, role), or (layer, "mlp", role): a component at the positions of a role. Nodes in `keep` work: they compute from whatever stream they now see. All others say what `values` has for them. `keep=None` keeps everything. Nodes in `drop` are knocked out in any case.
 #
-# **In:** the model, `tokens`; `values`, by hook name: `"blocks.0.attn.hook_z"` (batch, position, head, d_head) and `"blocks.0.hook_mlp_out"` (batch, position, d_model), for every layer; `keep` (a list, or None), `drop` (a list), `roles` (as in exercise 7). **Out:** all logits.
+# **In:** the model, `tokens`; `values`, by hook name: `"blocks.0.attn.hook_z"` (batch, position, head, d_head) and `"blocks.0.hook_mlp_out"` (batch, position, d_model), for every layer; `keep` (a list, or None), `drop` (a list), `roles` (as in exercise 7). **Out:** all logits. (A trap that has caught many: inside a hook, `hook.name` may be another name than yours, here `blocks.0.attn.o.hook_in`. Take your own name along.)
 #
 # **Example:** with `keep=None` and `drop=[]` the logits are those of the model.
 
@@ -560,7 +568,9 @@ def scorer(s, values=None):
 scores = {s.name: scorer(s) for s in (known, other)}
 for name, score in scores.items():
     gap, ratio = faithfulness(score(mine[name]), score(), score([]))
-    print(f"{name:17s} difference {gap:5.2f} logits, ratio {ratio:.3f}")
+    print(
+        f"{name:17s} {len(mine[name])} of {len(heads_of(known.model))} heads and no MLP: difference {gap:5.2f} logits, ratio {ratio:.3f}"
+    )
 
 # %% tags=["experiment", "finding"]
 random_ratios = {}
@@ -575,11 +585,9 @@ for s in (known, other):
     )
 
 # %% [markdown]
-# All MLPs and ten of sixteen heads say nothing, and the answer is the same.
-#
 # ## 5. Complete? Minimal? And who stands in?
 #
-# A circuit can be faithful and still miss something that the model keeps in reserve. Remove some nodes K from both: a complete circuit breaks as the model breaks.
+# A faithful circuit can still lack what the model keeps in reserve. Take some nodes K out of both: a complete circuit breaks as the model breaks.
 #
 # ### Exercise 10 · `completeness_gap`
 # *15 minutes, ★★★☆, 2 points*
@@ -603,7 +611,7 @@ def completeness_gap(score, circuit: list, K: list) -> float:
 check("ioi.completeness_gap", completeness_gap)
 
 # %% [markdown]
-# A third model, `ioi-known-hard`, was made with a trap: its name movers have unequal shares, and one head stands by in case they fall silent. Suppose that somebody found the circuit without that head. Ask for the worst K: random subsets, and a greedy search that adds the node which widens the gap most.
+# A third model, `ioi-known-hard`, was made with a trap: its name movers have unequal shares, and one head stands by in case they fall silent. Suppose that somebody missed that head. Try random K, and a greedy K that always adds the node which widens the gap most.
 
 
 # %% tags=["experiment"]
@@ -672,7 +680,7 @@ plots.plot_horizontal_bars(
 )
 
 # %% [markdown]
-# Now the other way round. Nobody told you that there is a stand-in. To *look* for self-repair: take the name movers out, and ask for every other head whether it matters more than it did when they were there.
+# Suppose that nobody had told you of a stand-in. *Look* for self-repair: take the name movers out, and ask which heads matter more than before.
 
 
 # %% tags=["experiment", "finding"]
@@ -691,17 +699,20 @@ for s in (known, other, hard):
     more = takes_over(s, scores[s.name], movers_of, rest)
     left = (scores[s.name](None, movers_of).mean() / scores[s.name]().mean()).item()
     heirs = names_of(node for node in more if more[node] > threshold)
-    print(f"{s.name:17s} without its name movers {left:.1f} of the difference is left; who takes over: {heirs}")
+    trained_to = names_of(truth(s.name).heads("backup name mover")) if s is hard else "none"
+    print(
+        f"{s.name:17s} without {names_of(movers_of)} {left:.1f} of the difference is left; who takes over: {heirs}; trained to: {trained_to}"
+    )
 
 # %% [markdown]
-# Where nothing stands by, nothing takes over: self-repair is not a law. In `ioi-known-hard` two heads are worth more than before: 3.0, which was trained to stand by, and 2.0, of which the truth file says nothing. What such a file does not list is not known, which is not the same as absent.
+# Self-repair is not a law: where nothing stands by, nothing takes over. In `ioi-known-hard` two heads do: 3.0, which was trained to, and 2.0, which its truth file does not list. Not listed is not the same as absent.
 #
-# What would have fooled us: removing heads one at a time, as everybody does first. By that measure the three name movers of this model hardly matter.
+# Heads removed one at a time would have fooled us: so the three name movers of this model hardly matter.
 
 # %% [markdown]
 # # Part B: a circuit that nobody put there
 #
-# `pocket` learned the same task by predicting text. Same prompts, same tools, same threshold.
+# `pocket` learned the task by predicting text. Same tools, same threshold.
 #
 # ## 6. Two conventions, two stories
 #
@@ -717,7 +728,7 @@ for s in both:
     )
 plots.plot_movers(
     {s.name: movers(s) for s in both}, "attention from END to IO", "written along IO - S (logits)",
-    "Heads look at IO, but what they write hardly prefers IO to S",
+    on_pocket("Heads look at IO, but what they write is little of a logit difference of 10 and more"),
 )  # fmt: skip
 
 # %% tags=["experiment"]
@@ -725,7 +736,7 @@ told = {s.name: {mlps: to_logits(s, mlps) for mlps in ("frozen", "recomputed")} 
 plots.plot_grids(
     {f"{name}, MLPs {mlps}": effects for name, ways in told.items() for mlps, effects in ways.items()},
     *rows_and_columns(pocket.model), "head", "layer",
-    "With frozen MLPs no head tells the logits anything; with MLPs that respond, heads of the first layer decide", "effect (-1: as on the twin)",
+    on_pocket("No head tells the logits anything itself; by way of MLPs that respond, a few decide"), "effect (-1: as on the twin)",
 )  # fmt: skip
 
 # %% tags=["experiment", "finding"]
@@ -734,14 +745,15 @@ for s in both:
     frozen, recomputed = (found(told[s.name][mlps], threshold) for mlps in ("frozen", "recomputed"))
     looks = second_mention_score(s.cache, s.model.cfg.n_layers, s.at)
     givers[s.name] = [head for head in recomputed if looks[head] > 0.5]
-    print(f"{s.name:14s} frozen: {names_of(frozen)} | recomputed, and look at S2: {names_of(givers[s.name])}")
+    most = ", ".join(f"{layer}.{head} ({looks[layer, head]:.1f})" for layer, head in givers[s.name])
+    print(f"{s.name:14s} frozen: {names_of(frozen)} | recomputed, and look at S2 (less S1): {most or 'none'}")
 apart = (to_logits(known, "recomputed") - straight).abs().max()
 print(f"{known.name:14s} the two conventions differ by less than a tenth, for every head: {bool(apart < 0.1)}")
 
 # %% [markdown]
-# Neither convention is wrong. Frozen MLPs ask for the *edge* from a head to the logits: there is none. Responding MLPs ask for all paths through MLPs: that is where the whole decision goes. In `ioi-known` both tell the same story, because its MLPs do next to nothing.
+# Neither convention is wrong. Frozen MLPs ask for the *edge* from a head to the logits: there is none. MLPs that respond ask for all paths through MLPs: there goes the whole decision. In `ioi-known`, whose MLPs do next to nothing (act 4), both tell one story.
 #
-# These heads read S2 in the *first* layer: no head before them can have noted that S2 is a repetition, so what they carry to END is simply who gives. They are no S-inhibition heads, though they look like them; and there is nobody whose queries they would steer. Two controls:
+# These heads read S2 in the *first* layer, where nobody can have noted a repetition: they carry to END who gives. They look like S-inhibition heads, and are none if no head looks from S2 to S1 and no later head hears them:
 
 # %% tags=["experiment", "finding"]
 for s in both:
@@ -757,7 +769,7 @@ for s in both:
 # %% [markdown]
 # ## 7. A perfect number for half an explanation
 #
-# So here is a hypothesis with six nodes: at END, the heads that read S2, and the MLPs. Keep those, and silence everything else.
+# A hypothesis: at END, the heads that read S2, and the MLPs. Keep those alone.
 
 # %% tags=["experiment", "finding"]
 MLPS = [(layer, "mlp", "end") for layer in range(pocket.model.cfg.n_layers)]
@@ -777,9 +789,15 @@ for s in both:
     print(
         f"{s.name:14s} {len(hypothesis[s.name])} nodes: faithfulness {result['faithfulness']:.1f}, and says IO in {result['says IO']:.1f} of the prompts"
     )
+    for which, column in (("IO", 0), ("S", 1)):
+        own = partial(lambda logits, answers, column: logits.gather(1, answers)[:, column], column=column)
+        nothing, kept, whole = (scores[s.name](nodes, metric=own).mean() for nodes in ([], hypothesis[s.name], None))
+        print(
+            f"    logit of {which:2s}: {nothing:2.0f} with nothing, {kept:2.0f} with these, {whole:2.0f} in the whole model"
+        )
 
 # %% [markdown]
-# A faithfulness of one, from a circuit that never says the name! The metric asks for IO *against S*, and for that it is enough to push S down. Whoever reports the ratio alone has explained half of the behaviour and cannot know. What is missing is who was there at all. Add places, one after the other:
+# A faithfulness near one, from a circuit that hardly ever says the name! The metric asks for IO *against S*, where it is enough to push S down, and that is what these do. Whoever reports the ratio alone has explained half and cannot know it. Who was there at all? Add places, one after the other:
 
 # %% tags=["experiment"]
 parts = [*range(pocket.model.cfg.n_heads), "mlp"]
@@ -802,7 +820,7 @@ for s in both:
 plots.plot_horizontal_bars(
     lines,
     "ratio / share of the prompts",
-    "All are faithful; who says IO depends on the words between in one model, on the names in the other",
+    on_pocket("All are faithful; who says IO depends on the words between in one model, on the names in the other"),
     band=(0.8, 1.2),
 )
 
@@ -810,7 +828,7 @@ plots.plot_horizontal_bars(
 # ### In your own words · 1
 # *2 points, graded by a person*
 #
-# The circuit of six nodes keeps the logit difference and never says IO. How can both be true? Name a metric, or a reference distribution, with which the same circuit would have looked bad.
+# In `pocket` the circuit of six nodes keeps the logit difference and hardly ever says IO. How can both be true? Name a metric, or a reference distribution, with which the same circuit would have looked bad.
 
 # %% [markdown] question="ioi.words-half" points=2
 # The logit difference compares IO with S and with nobody else. The six nodes know who gives, and push S's logit down; IO then beats S by as much as in the whole model, but so does every other name, for the names that are in the prompt come by other nodes. A metric that asks among all words shows it: the probability of IO, its rank, or how often it is the likeliest word. So does a logit difference between IO and a name that is not in the prompt.
@@ -818,18 +836,21 @@ plots.plot_horizontal_bars(
 # *Rubric: 1 point for "IO against S only: the circuit lowers S and does not know IO", 1 point for a metric (or a pair of names) that would have come out differently.*
 
 # %% [markdown]
-# Two models that differ by their seed alone bring the names to END by different roads: in one the words *between* the names and S2 collect them, in the other END looks at the names itself. Now prune, with *both* numbers as the condition: from the top down, drop whatever can go.
+# Two models that differ by their seed alone bring the names to END by two roads: in one the words *between* the names and S2 collect them, in the other END looks at the names. Now prune, with *both* numbers as the condition: drop whatever can go.
 
 
 # %% tags=["experiment"]
 def good(s, circuit):
     result = quality(s, circuit)
-    return result["says IO"] >= 0.9 and 0.8 < result["faithfulness"] < 1.2
+    model_says = says(s, s.logits, s.answers[:, 0])
+    return result["says IO"] >= 0.9 * model_says and 0.8 < result["faithfulness"] < 1.2
 
 
 def prune(s, regions):
-    """Drop components, then places, as long as the circuit stays good: first those that matter least by themselves."""
-    circuit, score = everything_at(s, *regions), scores[s.name]
+    """Drop components, then places, while the circuit stays good: first what matters least by itself."""
+    score = scores[s.name]
+    starts = everything_at(s, *regions), everything_at(s, *ioi.REGIONS)
+    circuit = next(circuit for circuit in starts if good(s, circuit))
 
     def worth(part_of):
         without = [node for node in circuit if not part_of(node)]
@@ -854,25 +875,41 @@ for s in both:
 
 
 # %% tags=["experiment", "finding"]
-def draw(s, n_nodes, n, seed=0):
-    """`n` random sets of as many nodes: any component at any place."""
+def draw(s, circuit, n, kind, seed=0):
+    """`n` random sets that have as many nodes of each kind as the circuit."""
     everything = everything_at(s, *ioi.REGIONS)
     generator = torch.Generator().manual_seed(seed)
-    return [[everything[i] for i in torch.randperm(len(everything), generator=generator)[:n_nodes]] for _ in range(n)]
+    for _ in range(n):
+        left, chosen = Counter(map(kind, circuit)), []
+        for i in torch.randperm(len(everything), generator=generator):
+            if left[kind(everything[i])]:
+                left[kind(everything[i])] -= 1
+                chosen.append(everything[i])
+        yield chosen
 
 
+CONTROLS = {
+    "any component at any place": lambda node: "",
+    "as many heads and MLPs at each place": lambda node: (node[1] == "mlp", node[2]),
+}
 for s in both:
     circuit, score = pruned[s.name], scores[s.name]
     result, n = quality(s, circuit), len({node[:2] for node in circuit})
-    random_ratios[s.name] = [faithfulness(score(c), score(), score([]))[1] for c in draw(s, len(circuit), 100)]
-    high = torch.tensor(random_ratios[s.name]).quantile(0.95).item()
-    print(f"{s.name:14s} at most half of the components: {n <= 5 * s.model.cfg.n_layers / 2}; faithful within a fifth: {0.8 < result['faithfulness'] < 1.2};",
-          f"says IO in at least 0.9: {result['says IO'] >= 0.9}; 95 of 100 random sets under half of it: {high < result['faithfulness'] / 2}")  # fmt: skip
+    print(f"{s.name:14s} at most half of the components: {n <= len(parts) * s.model.cfg.n_layers / 2}; faithful within a fifth: {0.8 < result['faithfulness'] < 1.2};",
+          f"says IO in at least 0.9: {result['says IO'] >= 0.9}")  # fmt: skip
+    for what, kind in CONTROLS.items():
+        drawn = list(draw(s, circuit, 100, kind))
+        random_ratios[s.name] = [faithfulness(score(c), score(), score([]))[1] for c in drawn]
+        high = torch.tensor(random_ratios[s.name]).quantile(0.95).item()
+        as_good = sum(0.8 < ratio < 1.2 and good(s, c) for ratio, c in zip(random_ratios[s.name], drawn))
+        print(
+            f"    100 random sets, {what}: 95 of them under half of its faithfulness: {high < result['faithfulness'] / 2}; as good in both numbers: {as_good}"
+        )
 
 # %% tags=["experiment"]
 for s in both:
     n = len({node[:2] for node in pruned[s.name]})
-    print(f"{s.name:14s} {n} of {5 * s.model.cfg.n_layers} components, at {len(pruned[s.name])} places")
+    print(f"{s.name:14s} {n} of {len(parts) * s.model.cfg.n_layers} components, at {len(pruned[s.name])} places")
 chosen = {s.name: mine[s.name] for s in (known, other)} | pruned
 bars = {}
 for name, circuit in chosen.items():
@@ -881,13 +918,17 @@ for name, circuit in chosen.items():
 plots.plot_horizontal_bars(
     bars,
     "faithfulness (ratio)",
-    "Every circuit is far from 100 random sets of its size (dots)",
+    on_pocket(
+        "Chance (dots: 100 random sets like the circuit) misses the known circuits by far; in pocket it sometimes comes near"
+    ),
     (0.8, 1.2),
     random_ratios,
 )
 
 # %% [markdown]
-# And how much does the idea of silence matter here?
+# The dots are the fairer sets, with as many heads and MLPs at each place as the circuit. In `pocket` some of these are nearly as faithful by luck, but none is good in both numbers.
+#
+# And how much of the ratio is the idea of silence?
 
 
 # %% tags=["experiment"]
@@ -923,7 +964,7 @@ for name in next(iter(numbers.values())):
 # %% [markdown]
 # ## 8. Prove it
 #
-# A mechanism that you understand is one that you can *use*. If the heads of the first layer say at END who gives, then telling them a lie must turn the answer round. If the names come in a bag by one road, then putting a stranger into that bag, there and only there, must make the model say the stranger.
+# What you understand you can *use*. If those heads say at END who gives, a lie from them must turn the answer round. If the names come in a bag by one road, a stranger in that bag, and only there, must become the answer.
 
 
 # %% tags=["experiment", "finding"]
@@ -983,15 +1024,15 @@ bars |= {
 plots.plot_horizontal_bars(
     bars,
     "share of the prompts in which the answer becomes S, or the stranger",
-    "A lie about who gives turns the answer round, and a stranger on the right road is named",
+    on_pocket("A lie about who gives turns the answer round, and a stranger on the right road is named"),
 )
 
 # %% [markdown]
-# The controls could have come out otherwise, and did not: the same heads elsewhere, all other heads in the same place, the stranger on the wrong road.
+# The controls stay at zero: the same heads elsewhere, all other heads in the same place, the stranger elsewhere. All but one: in `pocket` some strangers come by the names, too (0.32).
 #
 # ## 9. Does it repair itself?
 #
-# The MLPs at END do the subtracting. Take out the strongest of the later ones, and look who is worth more than before.
+# Take out what matters most at END above the first layer. Who is worth more than before?
 
 # %% tags=["experiment"]
 for s in both:
@@ -1006,16 +1047,16 @@ for s in both:
     )
 
 # %% [markdown]
-# One seed shifts some of the work to other heads, the other does not. Again: look for it, do not assume it.
+# One seed shifts some work to other heads, the other does not. Look, do not assume.
 
 # %% [markdown]
 # # Part C: and GPT-2?
 #
 # ## 10. Class by class
 #
-# Wang et al. sort GPT-2 small's 26 heads into seven classes. For each class we ask two things of our models: does a head *look* where that class looks, and does it *act* as that class acts? **Same**: it does both. **Different**: it looks, and does not act so. **Missing**: nobody even looks.
+# Wang et al. sort their 26 heads into seven classes. For each we ask: does a head of ours *look* where that class looks, and *act* as that class acts? **Same**: both. **Different**: it only looks. **Missing**: nobody looks; or nobody acts so, for the negative and backup name movers, who look where name movers look.
 #
-# One more tool, because a name mover should also *copy*:
+# One more tool first, for a name mover should also *copy*:
 #
 # ### Exercise 12 · `name_copying_score` (optional)
 # *20 minutes, ★★★☆, 3 points*
@@ -1054,8 +1095,8 @@ def copying(s, sign=1):
 
 
 plots.plot_grids(
-    {s.name: copying(s) for s in (known, *both)}, *rows_and_columns(pocket.model), "head", "layer",
-    "The name movers of ioi-known copy what they look at; in pocket, so do heads that move whole bags of names", "share of names copied",
+    {s.name: copying(s) for s in ((known, *both) if MODEL == "pocket" else both)}, *rows_and_columns(pocket.model), "head", "layer",
+    on_pocket("The name movers of ioi-known copy names. So do many heads of pocket, and none of these is a name mover"), "share of names copied",
 )  # fmt: skip
 
 
@@ -1118,26 +1159,25 @@ table = {
     | {name: row[kind] for name, row in measured.items()}
     for kind in LOOKS
 }
-plots.plot_classes(table, "The known circuit has three of GPT-2's seven classes; pocket has none of them")
+plots.plot_classes(table, on_pocket("The known circuit has three of GPT-2's seven classes; pocket has none of them"))
 
 # %% tags=["experiment", "finding"]
+print(f"published: {sum(map(len, published.values()))} heads in {len(published)} classes")
 for kind, row in table.items():
     print(f"{kind:20s}", " | ".join(f"{name}: {verdict or heads}" for name, (verdict, heads) in row.items() if verdict))
 if MODEL == "gpt2":
     for kind, heads in published.items():
-        print(
-            kind,
-            "precision and recall:",
-            precision_recall(measured[MODEL][kind][1].split(", "), names_of(heads).split(", ")),
-        )
+        verdict, names = measured[MODEL][kind]
+        scored = precision_recall(names.split(", ") if verdict == "same" else [], names_of(heads).split(", "))
+        print(kind, "precision and recall:", scored)
 
 # %% [markdown]
-# So is the circuit universal? The *task* is the same and the *parts* are the same; the solution is not. What is shared by both seeds of `pocket`: who gives is read at S2 in the first layer, by one or two heads, and MLPs at END subtract. What is not: the road of the names.
+# Is the circuit universal? The task is, the solution is not. Both seeds of `pocket` read who gives at S2 in the first layer, by one or two heads, and decide in MLPs at END. The road of the names is not shared.
 #
 # ### In your own words · 2
 # *2 points, graded by a person*
 #
-# A friend looks at `pocket`'s attention, finds that 0.1 pays most of its attention from END to S2, and writes: "pocket has an S-inhibition head, as GPT-2 has." Which two measurements would you make before you believe it, and what came out here?
+# A friend looks at `pocket`'s attention, finds that 0.1 looks from END to S2, and writes: "pocket has an S-inhibition head, as GPT-2 has." Which two measurements would you make before you believe it, and what came out here?
 
 # %% [markdown] question="ioi.words-class" points=2
 # Does it carry something that was found out *at* S2 (that the name is a repetition)? Then heads at S2 have to write into its values; in the first layer no head comes before it, and no head looks from S2 to S1. And does it act by way of name movers' queries? Path patching it into the queries, keys and values of all later heads changes nothing; its effect goes through MLPs. So it looks alike and works otherwise: it reads who gives.
@@ -1204,33 +1244,33 @@ nodes, edges = pocket_edges(pocket)
 classes = {circuits.Node(*n): "MLP" if n[1] == "mlp" else "reads S2" for n in nodes}
 plots.plot_circuit(
     circuits.Circuit(tuple(classes), tuple(edges), classes),
-    f"{pocket.name}: heads of the first layer tell the MLPs at END who gives; nothing goes by way of heads", 0.05, "share of the decision",
+    on_pocket("pocket: heads of the first layer tell the MLPs at END who gives; nothing goes by way of later heads"), 0.05, "share of the decision",
 )  # fmt: skip
 
 # %% [markdown]
 # ## Caveats
 #
-# - **A metric sees what it compares.** IO against S is blind to how IO got there (act 7). Always look at a second one.
-# - **Faithfulness is a number about an ablation** as much as about a circuit (act 7: the same circuits, six silences). State the reference distribution.
-# - **Path patching answers the question that you freeze.** With MLPs frozen it sees edges, with MLPs that respond all paths through them (act 6). Say which.
-# - **Removing one node at a time** makes backed-up heads look useless (act 5), and thresholds that were fixed on halves miss thirds (act 3).
-# - **Random sets are as weak as you make them.** Ours put any component at any place. Keep the MLPs, exchange only the heads, and chance has an easier game: try it.
-# - **A pruned circuit is one of many.** `prune` depends on its order; another order keeps other heads of the bag. What it shows is that so few *suffice*.
-# - **`ioi-known` was made**: its circuit is cleaner than anything that grew. That a method finds it is necessary, not sufficient.
+# - **A metric sees what it compares.** IO against S does not see how IO got there (act 7). Use a second one.
+# - **Faithfulness is a number about an ablation** as much as about a circuit (act 7, six silences). State the reference distribution.
+# - **Path patching answers the question that you freeze** (act 6). Say what you froze.
+# - **Removing one node at a time** hides heads that are backed up (act 5), and a threshold fixed on halves can miss thirds (act 3).
+# - **Random sets are as weak as you make them.** Drawn from anywhere they never come near, drawn like the circuit some do (act 7). Keep its MLPs and exchange heads alone: try it.
+# - **A pruned circuit is one of many**: the order in `prune` matters. It shows that so few *suffice*.
+# - **`ioi-known` was made**, and is cleaner than anything that grew. To find its circuit is necessary, not sufficient.
 #
 # ## Going on
 #
-# 1. **The bag, bigger.** With a third name in the prompt (`tasks.ioi(..., third_name=True)`): whom does `pocket` choose, and does the lie of act 8 still work? *A good answer predicts it from the mechanism before it runs it.*
-# 2. **Which neurons subtract?** Path patch the heads that read S2 into single neurons of the MLPs at END. *A good answer finds few or many, with a random set of neurons beside them.*
-# 3. **A harder mark.** Find the circuit of `ioi-known-hard` with the threshold of act 2 and be marked on it. *A good answer explains every head that it misses or adds.*
+# 1. **A bigger bag.** With a third name in the prompt (`tasks.ioi(..., third_name=True)`), whom does `pocket` choose, and does the lie of act 8 work? *A good answer predicts it first.*
+# 2. **Which neurons subtract?** Path patch the heads that read S2 into single neurons of the MLPs at END. *A good answer has a random set of neurons beside its own.*
+# 3. **A harder mark.** Find the circuit of `ioi-known-hard` with the threshold of act 2. *A good answer explains each miss.*
 #
-# On `gpt2`: `MODEL = "gpt2"` in the set-up cell runs parts B and C on it (a download of 500 MB, and an hour of CPU, mostly in `prune`); the table then gets a column of measured heads beside the published ones, with precision and recall for each class. Here that was run on other models only.
+# On `gpt2`: `MODEL = "gpt2"` in the set-up cell runs parts B and C on it (a download of 500 MB, and hours of CPU, mostly in `prune`), with precision and recall against the published classes. We ran it on a small GPT-2 with random weights, which proves only that the code runs.
 #
 # **Papers**
 # - Wang et al. 2023, [Interpretability in the Wild](https://arxiv.org/abs/2211.00593): all of it; section 4 for the three criteria.
-# - Goldowsky-Dill et al. 2023, [Path patching](https://arxiv.org/abs/2304.05969): read it for what exactly is frozen.
-# - Gupta et al. 2024, [InterpBench](https://arxiv.org/abs/2407.14494): how a circuit is put into a model, so that methods can be marked.
-# - Makelov et al. 2023, [Is this the subspace you are looking for?](https://arxiv.org/abs/2311.17030): how an intervention can succeed for the wrong reason.
+# - Goldowsky-Dill et al. 2023, [Path patching](https://arxiv.org/abs/2304.05969): what exactly is frozen.
+# - Gupta et al. 2024, [InterpBench](https://arxiv.org/abs/2407.14494): how a known circuit is put into a model.
+# - Makelov et al. 2023, [Is this the subspace you are looking for?](https://arxiv.org/abs/2311.17030): how an intervention succeeds for the wrong reason.
 # - Miller et al. 2024, [Transformer circuit faithfulness metrics are not robust](https://arxiv.org/abs/2407.08734): act 7, at length.
 
 # %% tags=["experiment"]
