@@ -11,10 +11,12 @@ import copy
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cache as keep
+from functools import lru_cache
 from typing import Any
 
 import torch
 
+from mechlib.checker.encoding import decode, encode
 from mechlib.checker.exercise import Recipe
 
 
@@ -103,19 +105,15 @@ def activations(model: Any, tokens: torch.Tensor) -> Any:
     The same run is asked for again and again, once for every mistake that an answer is compared with: it is made once,
     and everybody gets a copy.
     """
-    which = id(model), tuple(tokens.shape), tokens.numpy().tobytes()
-    if which not in _RUNS:
-        with torch.no_grad():
-            _RUNS[which] = model, model.run_with_cache(tokens)[1]
-        if len(_RUNS) > _RUNS_KEPT:
-            del _RUNS[next(iter(_RUNS))]
-    run = copy.copy(_RUNS[which][1])
+    run = copy.copy(_run(model, encode(tokens)))
     run.cache_dict = {name: value.clone() for name, value in run.cache_dict.items()}
     return run
 
 
-_RUNS: dict[tuple[int, tuple[int, ...], bytes], tuple[Any, Any]] = {}  # holds the model too, so that its id stays taken
-_RUNS_KEPT = 20
+@lru_cache(maxsize=20)
+def _run(model: Any, tokens: bytes) -> Any:
+    with torch.no_grad():
+        return model.run_with_cache(decode(tokens))[1]
 
 
 def score(nodes: list[Any], values: torch.Tensor, pairs: list[Any], worth: torch.Tensor) -> Callable[..., torch.Tensor]:
