@@ -952,7 +952,9 @@ for s, circuit in [(known, mine[known.name]), *((s, pruned[s.name]) for s in bot
 plots.plot_horizontal_bars(
     numbers,
     "faithfulness (ratio)",
-    on_pocket("Six ideas of silence hardly matter to ioi-known; in pocket and its other seed the ratio lies between 0.7 and 1.5"),
+    on_pocket(
+        "Six ideas of silence hardly matter to ioi-known; in pocket and its other seed the ratio lies between 0.7 and 1.5"
+    ),
     band=(0.8, 1.2),
 )
 
