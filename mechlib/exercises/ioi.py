@@ -643,7 +643,6 @@ MLPS_TWICE = "Your MLPs speak twice: what they say now is added, and what they s
 MLPS_DEAF = (
     "Your MLPs hear the senders alone. An MLP also hears how the MLPs before it have changed: keep one change for both."
 )
-AT_THE_END = "This changes what the senders say at the last position alone. They are patched at all positions."
 OTHER_MLPS = 'The two conventions are exchanged: with "frozen" every MLP keeps what it said in `cache`, with "recomputed" they respond.'
 
 PATH_PATCH = Exercise(
@@ -720,7 +719,11 @@ PATH_PATCH = Exercise(
         Mistake("mlps_before_attention", _path(attention_seen=False), MLPS_BEFORE_ATTENTION),
         Mistake("mlps_said_twice", _path(mlps_less=False), MLPS_TWICE),
         Mistake("mlps_hear_senders_alone", _path(mlps_hear_mlps=False), MLPS_DEAF),
-        Mistake("last_position_alone", _path(last_position=True), AT_THE_END),
+        Mistake(
+            "last_position_alone",
+            _path(last_position=True),
+            "This changes what the senders say at the last position alone. They are patched at all positions.",
+        ),
         Mistake(
             "one_by_one",
             _one_by_one,

@@ -69,8 +69,13 @@ def heads_of(model):
     return [(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
 
 
+def in_order(node):
+    """By layer, then by head; an MLP comes last."""
+    return node[0], str(node[1]).rjust(3)
+
+
 def names_of(nodes):
-    return ", ".join(f"{layer}.{head}" for layer, head, *_ in sorted(nodes, key=str)) or "none"
+    return ", ".join(f"{layer}.{head}" for layer, head, *_ in sorted(nodes, key=in_order)) or "none"
 
 
 def on_pocket(title):
