@@ -135,7 +135,7 @@ def where(roles: Roles, role: str) -> Bool[Tensor, "batch position"]:
     """The positions that have a role. Raises ValueError if none has."""
     here = torch.tensor([[name == role for name in row] for row in roles])
     if not here.any():
-        known_roles = sorted({name for row in roles for name in row if "+" not in name})
+        known_roles = sorted({name for row in roles for name in row if name and "+" not in name})
         raise ValueError(f"no position has the role {role!r}; there are {', '.join(known_roles[:12])}.")
     return here
 

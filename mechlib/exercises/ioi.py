@@ -139,6 +139,13 @@ MEAN_LOGIT_DIFF = Exercise(
             lambda logits, answers, end: _difference(logits[:, end].mean(dim=1).gather(1, answers)).mean(),
             "logits[:, end] reads every prompt at every prompt's END. Index both axes together: logits[torch.arange(len(logits)), end].",
         ),
+        Mistake(
+            "everything_for_every_prompt",
+            lambda logits, answers, end: (
+                logits[:, end][..., answers[:, 0]] - logits[:, end][..., answers[:, 1]]
+            ).mean(),
+            "This reads every prompt at every prompt's END, for everybody's answers. Each has its own: logits[rows, end].gather(1, answers).",
+        ),
     ],
     equivalents=[
         lambda logits, answers, end: _difference(_chosen(logits, answers, end)).mean(),
@@ -190,6 +197,9 @@ def _movers(
     weight_last: bool = False,
     scale_at: Callable[[Tensor], Tensor] | None = None,
     bias: bool = False,
+    at_io: bool = False,
+    own_norm: bool = False,
+    norm_bias: bool = False,
 ) -> Callable:
     """name_mover_score with one thing done otherwise."""
 
@@ -208,11 +218,14 @@ def _movers(
         for layer in range(model.cfg.n_layers):
             pattern = cache["pattern", layer]
             seen = look(pattern, end, io) if look else pattern[rows, :, end, io]
-            said = torch.einsum("bhd,hdm->bhm", cache["z", layer][rows, at], model.W_O[layer])
+            said = torch.einsum("bhd,hdm->bhm", cache["z", layer][rows, io if at_io else at], model.W_O[layer])
             said = said + model.b_O[layer] if bias else said
+            said = model.ln_final(said) if own_norm else said
             if average_first:
                 said = said.mean(0, keepdim=True).expand_as(said)
             wrote = torch.einsum("bhm,bm->bh", said, reader)
+            if norm_bias:
+                wrote = wrote + (direction(model.W_U, answers) @ model.ln_final.bias)[:, None]
             looks.append(seen.T if axes == "head batch" else seen)
             writes.append(wrote.T if axes == "head batch" else wrote)
         both = torch.stack(looks), torch.stack(writes)
@@ -296,6 +309,26 @@ NAME_MOVER_SCORE = Exercise(
             "output_bias",
             _movers(bias=True),
             "This adds the bias b_O to every head. It belongs to the layer and to no head: leave it out.",
+        ),
+        Mistake(
+            "normed_by_itself",
+            _movers(own_norm=True, weight=False, centre=False, scale=False),
+            "This normalises what the head writes by its own size. Divide by the scale of the whole stream in this run: cache['ln_final.hook_scale'].",
+        ),
+        Mistake(
+            "norm_bias",
+            _movers(norm_bias=True),
+            "This adds the final LayerNorm's bias to every head. It belongs to no head: leave it out.",
+        ),
+        Mistake(
+            "written_at_io",
+            _movers(at_io=True),
+            "This takes what the head writes at IO. It looks there, and writes at END.",
+        ),
+        Mistake(
+            "attention_mixes_prompts",
+            _movers(look=lambda pattern, end, io: pattern[:, :, end, io].mean(0).T),
+            "pattern[:, :, end, io] takes every prompt at every prompt's positions. Index the batch as well: pattern[rows, :, end, io].",
         ),
         Mistake(
             "exchanged",
@@ -412,6 +445,21 @@ SECOND_MENTION_SCORE = Exercise(
             "The signs are lost. A head that prefers S1 has a negative score.",
         ),
         Mistake(
+            "absolute_mean",
+            lambda cache, n_layers, at: _less(_between("end", "s2"), _between("end", "s1"))(cache, n_layers, at).abs(),
+            "The sign is lost. A head that prefers S1 has a negative score.",
+        ),
+        Mistake(
+            "mixes_prompts",
+            lambda cache, n_layers, at: torch.stack(
+                [
+                    (p[:, :, at["end"], at["s2"]] - p[:, :, at["end"], at["s1"]]).mean(dim=(0, 2))
+                    for p in (cache["pattern", layer] for layer in range(n_layers))
+                ]
+            ),
+            "This reads every prompt at every prompt's positions. Index the batch as well: pattern[rows, :, at['end'], at['s2']].",
+        ),
+        Mistake(
             "places_of_the_first_prompt",
             lambda cache, n_layers, at: _less(_between("end", "s2"), _between("end", "s1"))(
                 cache, n_layers, {role: places[:1].expand_as(places) for role, places in at.items()}
@@ -515,9 +563,11 @@ def _streams(
     norm: bool = True,
     attention_seen: bool = True,
     mlps_less: bool = True,
+    mlps_hear_mlps: bool = True,
+    last_position: bool = False,
 ) -> list[Tensor]:
     """The patched stream before every layer and after the last, with one thing done otherwise."""
-    change = torch.zeros_like(cache["resid_pre", 0])
+    change = by_senders = torch.zeros_like(cache["resid_pre", 0])
     streams = []
     first = min(layer for layer, _ in senders)
     for layer, block in enumerate(model.blocks):
@@ -527,16 +577,19 @@ def _streams(
         for at, head in senders[only]:
             if at == layer:
                 z = sign * (source["z", layer] - cache["z", layer] if less else source["z", layer])
+                if last_position:
+                    z = torch.cat([torch.zeros_like(z[:, :-1]), z[:, -1:]], dim=1)
                 heads = range(model.cfg.n_heads) if whole_layer else [head]
                 for h in heads:
                     change = change + z[:, :, h] @ model.W_O[layer, h]
+                    by_senders = by_senders + z[:, :, h] @ model.W_O[layer, h]
         if own_layer_hears:
             streams[-1] = cache["resid_pre", layer] + change
         if mlps == "recomputed" and (own_mlp or layer not in [at for at, _ in senders]):
             if mlps_from_source:
                 change = change + source["mlp_out", layer] - cache["mlp_out", layer]
             else:
-                middle = cache["resid_pre", layer] + change
+                middle = cache["resid_pre", layer] + (change if mlps_hear_mlps else by_senders)
                 middle = middle + cache["attn_out", layer] if attention_seen else middle
                 change = change + block.mlp(block.ln2(middle) if norm else middle)
                 change = change - cache["mlp_out", layer] if mlps_less else change
@@ -574,6 +627,11 @@ def _path_with_the_old_scale(model: Any, cache: Any, source_cache: Any, senders:
     return model.unembed(normed * model.ln_final.weight + model.ln_final.bias)
 
 
+def _one_by_one(model: Any, cache: Any, source_cache: Any, senders: Any, mlps: str) -> Tensor:
+    clean = model.unembed(model.ln_final(cache["resid_post", model.cfg.n_layers - 1]))
+    return clean + sum(_path()(model, cache, source_cache, [sender], mlps) - clean for sender in senders)
+
+
 DIRECTION = "This goes in the wrong direction: the run that is changed is that of `cache`, and the senders' outputs come from `source_cache`."
 ADDED = "This adds what the senders say in the other run on top of what they say in this one. It comes instead: add the difference, source z less z."
 TURNED = "The change has the wrong sign: the senders' outputs in the other run less those in this one."
@@ -582,6 +640,9 @@ MLPS_BEFORE_ATTENTION = (
     "Your MLPs read the stream in front of the attention. An MLP comes after it: add cache['attn_out', layer]."
 )
 MLPS_TWICE = "Your MLPs speak twice: what they say now is added, and what they said is still in the stream. Subtract cache['mlp_out', layer]."
+MLPS_DEAF = (
+    "Your MLPs hear the senders alone. An MLP also hears how the MLPs before it have changed: keep one change for both."
+)
 OTHER_MLPS = 'The two conventions are exchanged: with "frozen" every MLP keeps what it said in `cache`, with "recomputed" they respond.'
 
 PATH_PATCH = Exercise(
@@ -657,6 +718,17 @@ PATH_PATCH = Exercise(
         Mistake("mlps_without_norm", _path(norm=False), MLPS_WITHOUT_NORM),
         Mistake("mlps_before_attention", _path(attention_seen=False), MLPS_BEFORE_ATTENTION),
         Mistake("mlps_said_twice", _path(mlps_less=False), MLPS_TWICE),
+        Mistake("mlps_hear_senders_alone", _path(mlps_hear_mlps=False), MLPS_DEAF),
+        Mistake(
+            "last_position_alone",
+            _path(last_position=True),
+            "This changes what the senders say at the last position alone. They are patched at all positions.",
+        ),
+        Mistake(
+            "one_by_one",
+            _one_by_one,
+            "This patches the senders one at a time and adds up what happens to the logits. LayerNorm and MLPs are not linear: add all changes to one stream, and read the logits once.",
+        ),
     ],
     equivalents=[
         _path(),
@@ -690,7 +762,7 @@ def receiver_cases(seed: int) -> Iterable[Case]:
         [
             (3, 7, [(0, 1)], [(1, 0, "q")], "frozen"),
             (2, 6, [(0, 1)], [(2, 0, "v")], "recomputed"),
-            (1, 6, [(0, 0), (1, 1)], [(2, 1, "v"), (2, 0, "q")], "frozen"),
+            (1, 6, [(0, 0), (1, 1)], [(2, 1, "v"), (2, 0, "v"), (2, 0, "q")], "frozen"),
             (2, 7, [(0, 1)], [(1, 0, "v"), (2, 1, "k"), (2, 1, "v")], "recomputed"),
             (2, 6, [(1, 0)], [(1, 1, "v")], "recomputed"),
         ]
@@ -748,6 +820,10 @@ def _to_receivers(
     bias: bool = True,
     all_heads: bool = False,
     only: slice = slice(None),
+    weights_of: Callable[[str], str] = lambda part: part,
+    added: bool = False,
+    bound_late: bool = False,
+    one_a_hook: bool = False,
     **otherwise: Any,
 ) -> Callable:
     """path_patch_to_receivers with one thing done otherwise."""
@@ -758,20 +834,23 @@ def _to_receivers(
         streams = _streams(model, cache, source_cache, senders, mlps, **otherwise)
         hooks = []
         for layer, head, part in receivers[only]:
-            part = part_of(part)
+            name = f"blocks.{layer}.attn.hook_{part_of(part)}"
+            if bound_late:
+                layer, head, part = receivers[-1]
+            part = weights_of(part_of(part)).upper()
             heads = range(model.cfg.n_heads) if all_heads else [head]
             x = seen(model, streams, layer)
 
             def put(value: Tensor, hook: Any, layer: int = layer, heads: Any = heads, part: str = part, x: Tensor = x):
-                value = value.clone()
+                old, value = value, value.clone()
                 for h in heads:
-                    value[:, :, h] = x @ getattr(model, f"W_{part.upper()}")[layer, h]
-                    if bias:
-                        value[:, :, h] += getattr(model, f"b_{part.upper()}")[layer, h]
+                    new = x @ getattr(model, f"W_{part}")[layer, h]
+                    new = new + getattr(model, f"b_{part}")[layer, h] if bias else new
+                    value[:, :, h] = new + old[:, :, h] if added else new
                 return value
 
-            hooks.append((f"blocks.{layer}.attn.hook_{part}", put))
-        return model.run_with_hooks(tokens, fwd_hooks=hooks)
+            hooks.append((name, put))
+        return model.run_with_hooks(tokens, fwd_hooks=list(dict(hooks).items()) if one_a_hook else hooks)
 
     return answer
 
@@ -816,6 +895,28 @@ def _without_norm(
             return value
 
         hooks.append((f"blocks.{layer}.attn.hook_{part}", put))
+    return model.run_with_hooks(tokens, fwd_hooks=hooks)
+
+
+def _receivers_hear_receivers(
+    model: Any, tokens: Tensor, cache: Any, source_cache: Any, senders: Any, receivers: Any, mlps: str
+) -> Tensor:
+    """A receiver's hook adds the senders' change to whatever stream runs by, and computes from that."""
+    streams = _streams(model, cache, source_cache, senders, mlps)
+    live: dict[int, Tensor] = {}
+    hooks: list[Any] = []
+    for layer, head, part in receivers:
+
+        def listen(stream: Tensor, hook: Any, layer: int = layer) -> None:
+            live[layer] = stream + streams[layer] - cache["resid_pre", layer]
+
+        def put(value: Tensor, hook: Any, layer: int = layer, head: int = head, part: str = part.upper()) -> Tensor:
+            value = value.clone()
+            value[:, :, head] = model.blocks[layer].ln1(live[layer]) @ getattr(model, f"W_{part}")[layer, head]
+            value[:, :, head] += getattr(model, f"b_{part}")[layer, head]
+            return value
+
+        hooks += [(f"blocks.{layer}.hook_resid_pre", listen), (f"blocks.{layer}.attn.hook_{part}", put)]
     return model.run_with_hooks(tokens, fwd_hooks=hooks)
 
 
@@ -950,6 +1051,37 @@ PATH_PATCH_TO_RECEIVERS = Exercise(
         Mistake("mlps_without_norm", _to_receivers(norm=False), MLPS_WITHOUT_NORM),
         Mistake("mlps_before_attention", _to_receivers(attention_seen=False), MLPS_BEFORE_ATTENTION),
         Mistake("mlps_said_twice", _to_receivers(mlps_less=False), MLPS_TWICE),
+        Mistake("mlps_hear_senders_alone", _to_receivers(mlps_hear_mlps=False), MLPS_DEAF),
+        Mistake(
+            "last_position_alone",
+            _to_receivers(last_position=True),
+            "The change is heard at the last position alone. Patch senders and receivers at all positions.",
+        ),
+        Mistake(
+            "added_to_the_old",
+            _to_receivers(added=True),
+            "This adds the receivers' new queries, keys or values to the old ones. They come instead.",
+        ),
+        Mistake(
+            "weights_of_the_queries",
+            _to_receivers(weights_of=lambda part: "q"),
+            "The right hook gets queries, whatever the receiver asks for: keys need W_K and b_K, values W_V and b_V.",
+        ),
+        Mistake(
+            "one_receiver_a_hook",
+            _to_receivers(one_a_hook=True),
+            "Of the receivers that share a layer and an input only the last one is patched. Patch all of them: each has its own head in that hook.",
+        ),
+        Mistake(
+            "bound_late",
+            _to_receivers(bound_late=True),
+            "Every hook puts in the last receiver's head and value, for Python looks names up when a hook runs. Bind them: default arguments, or partial.",
+        ),
+        Mistake(
+            "receivers_hear_receivers",
+            _receivers_hear_receivers,
+            "A later receiver hears here what an earlier one answers. Compute all of them from the stream of `cache` plus the senders' change, before the run.",
+        ),
     ],
     equivalents=[
         _to_receivers(),
@@ -1297,8 +1429,12 @@ def knock_out_cases(seed: int) -> Iterable[Case]:
             (2, 7, kept, kept[3:8], "what is kept and dropped is dropped"),
             (4, 9, [(0, 1, "s2"), (0, 1, "end"), (2, 0, "rest"), (1, "mlp", "end"), (1, 0, "s2")], [], ""),
             (2, 7, [n for n in NODES if n[1] == "mlp"], [], "all MLPs"),
+            (2, 6, None, [(1, 0, "s2")], "one role, and positions without any"),
         ]
     ):
+        roles = all_four(seed + k, batch, length)
+        if note.startswith("one role"):
+            roles = [[role if role == "s2" else "" for role in row] for row in roles]
         yield Case(
             {
                 "model": random_gpt2(seed + k),
@@ -1306,7 +1442,7 @@ def knock_out_cases(seed: int) -> Iterable[Case]:
                 "values": values_of(seed + k, batch, length),
                 "keep": keep,
                 "drop": drop,
-                "roles": all_four(seed + k, batch, length),
+                "roles": roles,
             },
             note=note,
         )
@@ -1330,6 +1466,7 @@ def _knock(
     empty_is_none: bool = False,
     drop_everywhere: bool = False,
     first_prompts: bool = False,
+    bound_late: bool = False,
 ) -> Callable:
     """knock_out with one thing done otherwise."""
 
@@ -1351,8 +1488,9 @@ def _knock(
         hooks = []
         for layer in range(model.cfg.n_layers):
             z, out = f"blocks.{layer}.attn.hook_z", f"blocks.{layer}.hook_mlp_out"
-            on = torch.stack([works(layer, head) for head in range(model.cfg.n_heads)], -1)[..., None]
-            own = works(layer, "mlp")[..., None]
+            masked = model.cfg.n_layers - 1 if bound_late else layer
+            on = torch.stack([works(masked, head) for head in range(model.cfg.n_heads)], -1)[..., None]
+            own = works(masked, "mlp")[..., None]
             if only != "mlps":
                 hooks.append((z, lambda x, hook, on=on, z=z: torch.where(on, x, value(values[z]))))
             if only != "heads":
@@ -1444,6 +1582,11 @@ KNOCK_OUT = Exercise(
             "roles_of_the_first_prompt",
             _knock(first_prompts=True),
             "This takes the first prompt's roles for all prompts. Each has its own.",
+        ),
+        Mistake(
+            "bound_late",
+            _knock(bound_late=True),
+            "Every layer is masked like the last one, for Python looks names up when a hook runs. Bind the mask: a default argument, or partial.",
         ),
     ],
     equivalents=[
@@ -1700,6 +1843,18 @@ COMPLETENESS_GAP = Exercise(
             lambda score, circuit, K: (1 - score(circuit, K).mean() / score(None, K).mean()).abs().item(),
             "This divides by the model's score. The gap is a plain difference.",
         ),
+        Mistake(
+            "what_K_costs",
+            lambda score, circuit, K: (
+                ((score(circuit) - score(circuit, K)).mean() - (score(None) - score(None, K)).mean()).abs().item()
+            ),
+            "This compares what K costs the circuit with what it costs the model. Compare what is left of each.",
+        ),
+        Mistake(
+            "against_K_alone",
+            lambda score, circuit, K: (score(circuit, K).mean() - score(K).mean()).abs().item(),
+            "score(K) keeps K and nothing else. The whole model without K is score(None, K).",
+        ),
     ],
     equivalents=[
         lambda score, circuit, K: (score(circuit, K).mean() - score(None, K).mean()).abs().item(),
@@ -1753,6 +1908,18 @@ def minimality_cases(seed: int) -> Iterable[Case]:
             note=note,
             truth=partial(_is_known, expected),
         )
+
+    opposed = {"nodes": PARTS[:3], "values": torch.zeros(2, 3), "pairs": [(0, 1), (0, 2)]}
+    yield Case(
+        {
+            "score": Recipe("score", opposed | {"worth": torch.tensor([[4.0, -3.0]] * 2)}),
+            "circuit": PARTS[:3],
+            "node": PARTS[0],
+            "subsets": [[PARTS[1]], [PARTS[2]]],
+        },
+        note="subsets that cancel out if they go together",
+        truth=partial(_is_known, [4.0, 0.0]),
+    )
 
 
 def _is_known(expected: list[float], out: Any) -> str | None:
@@ -1850,6 +2017,13 @@ MINIMALITY_SCORE = Exercise(
             "This is the change for the last subset. Keep the largest of all.",
         ),
         Mistake(
+            "all_subsets_together",
+            lambda score, circuit, node, subsets: _largest(lambda changes: changes.max())(
+                score, circuit, node, [[other for subset in subsets for other in subset]]
+            ),
+            "This takes all subsets out together. Take them out one at a time, and keep the largest change.",
+        ),
+        Mistake(
             "subset_against_node",
             lambda score, circuit, node, subsets: (
                 max((score(circuit, K) - score(circuit, [node])).mean().abs().item() for K in [[], *subsets]),
@@ -1910,6 +2084,7 @@ def _copying(
     first_norm: bool = False,
     output_bias: bool = False,
     any_name: bool = False,
+    among_names: bool = False,
 ) -> Callable:
     """name_copying_score with one thing done otherwise."""
 
@@ -1923,7 +2098,10 @@ def _copying(
                 written = written + model.b_O[layer] if output_bias else written
                 written = sign * written if turned else written
                 logits = model.unembed(model.ln_final(written) if final else written)
-                first = (-logits if bottom and sign < 0 else logits).topk(top(k), dim=-1).indices
+                logits = -logits if bottom and sign < 0 else logits
+                ranked = logits[:, names] if among_names else logits
+                first = ranked.topk(min(top(k), ranked.shape[-1]), dim=-1).indices
+                first = names[first] if among_names else first
                 hits = (torch.isin(first, names) if any_name else first == names[:, None]).any(-1).float()
                 scores[layer, head] = hits.sum() if count else hits.mean()
         return scores
@@ -1993,6 +2171,16 @@ NAME_COPYING_SCORE = Exercise(
             "any_name",
             _copying(any_name=True),
             "Any of the names counts here. It has to be the name that the head looked at.",
+        ),
+        Mistake(
+            "logits_turned_round",
+            _copying(turned=False, bottom=True),
+            "This turns the logits round. Turn round what the head writes, before the final LayerNorm: its bias keeps its sign.",
+        ),
+        Mistake(
+            "among_names",
+            _copying(among_names=True),
+            "This ranks the names among themselves. The name has to be among the k likeliest of all tokens.",
         ),
     ],
     equivalents=[

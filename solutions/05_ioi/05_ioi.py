@@ -69,8 +69,13 @@ def heads_of(model):
     return [(layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
 
 
+def in_order(node):
+    """By layer, then by head; an MLP comes last."""
+    return node[0], str(node[1]).rjust(3)
+
+
 def names_of(nodes):
-    return ", ".join(f"{layer}.{head}" for layer, head, *_ in sorted(nodes, key=str)) or "none"
+    return ", ".join(f"{layer}.{head}" for layer, head, *_ in sorted(nodes, key=in_order)) or "none"
 
 
 def on_pocket(title):
@@ -87,7 +92,7 @@ def on_pocket(title):
 #
 # ## 1. The behaviour, as a number
 #
-# A circuit is a circuit *of something*: prompts, an answer, and a metric. Each prompt has two twins. **IO** is who receives, **S1** and **S2** are the two mentions of who gives, **END** is the last token.
+# A circuit is a circuit *of something*: prompts, an answer, and a metric. Each prompt has a *twin*, and an `abc` version. **IO** is who receives, **S1** and **S2** are the two mentions of who gives, **END** is the last token.
 
 # %% tags=["experiment"]
 known = study("ioi-known")
@@ -96,7 +101,7 @@ for what, tokens in (
     ("twin: the other one gives", known.twin),
     ("abc: three people, nobody twice", known.abc),
 ):
-    print(f"{what:32s}", known.model.tokenizer.decode([t for t in tokens[0].tolist() if t][:]))
+    print(f"{what:32s}", known.model.tokenizer.decode([t for t in tokens[0].tolist() if t]))
 
 # %% [markdown]
 # ### Exercise 1 · `mean_logit_diff`
@@ -150,7 +155,7 @@ for what, tokens in (("clean", known.tokens), ("twin", known.twin), ("abc", know
 # ### Exercise 2 · `name_mover_score`
 # *25 minutes, ★★★☆, 3 points*
 #
-# For every head and prompt two numbers: its attention from END to IO, and what its output at END adds straight to logit(IO) - logit(S). Treat the final LayerNorm as the linear map that it was in this run: subtract the mean over d_model, divide by `cache["ln_final.hook_scale"]` (batch, position, 1), multiply by `model.ln_final.weight`.
+# For every head and prompt two numbers: its attention from END to IO, and what its output at END adds straight to logit(IO) - logit(S). Treat the final LayerNorm as the linear map that it was in this run: subtract the mean over d_model, divide by `cache["ln_final.hook_scale"]` (batch, position, 1), multiply by `model.ln_final.weight`. Biases belong to no head.
 #
 # **In:** the model; `cache` (`cache["pattern", layer]` is (batch, head, query, key), `cache["z", layer]` is (batch, position, head, d_head)); `answers` (IO, S); `io` and `end`, positions of shape (batch,). **Out:** two tensors of shape (layer, head, batch): attention, written.
 #
@@ -192,14 +197,14 @@ plots.plot_movers(
 )
 
 # %% [markdown]
-# Attention alone would have fooled us. But what is written is arithmetic, too. So intervene, on one path: let the logits, and no other head, hear what a head says on the twin.
+# Attention alone would have fooled us, and what is written is only bookkeeping. So intervene, on one path: let the logits, and no other head, hear what a head says on the twin.
 #
 # ### Exercise 3 · `path_patch`
 # *35 minutes, ★★★★, 4 points*
 #
 # The run is that of `cache`. The `senders`' outputs (z, at all positions) come from `source_cache` instead. The change travels along the residual stream to the logits; every other head keeps what it said. MLPs after a sender (also that of its own layer) keep what they said too, if `mlps` is `"frozen"`; if it is `"recomputed"`, each answers to the stream that it sees now.
 #
-# **In:** the model; `cache`, `source_cache`; `senders`, a list of (layer, head); `mlps`. You may need `cache["resid_pre", layer]`, `cache["attn_out", layer]`, `cache["mlp_out", layer]`, `cache["resid_post", layer]`, and `model.blocks[layer].ln2`, `.mlp`. **Out:** all logits, (batch, position, vocabulary).
+# **In:** the model; `cache`, `source_cache`; `senders`, a list of (layer, head); `mlps`. You may need `cache["resid_pre", layer]`, `cache["attn_out", layer]`, `cache["mlp_out", layer]`, `cache["resid_post", layer]`, `model.blocks[layer].ln2`, `.mlp`, and at the end `model.ln_final`, `model.unembed`. **Out:** all logits, (batch, position, vocabulary).
 #
 # **Example:** with `source_cache = cache` the logits are those of the model.
 
@@ -307,7 +312,7 @@ check("ioi.second_mention_score", second_mention_score)
 # ### Exercise 5 · `path_patch_to_receivers`
 # *35 minutes, ★★★★, 4 points*
 #
-# The same as before, but the change reaches only the receivers' inputs: compute their queries, keys or values from the changed stream, put these into the run, and let everything after them respond.
+# The same as before, but the change reaches only the receivers' inputs: compute their queries, keys or values from the changed stream, in which no receiver has answered yet; put these into the run, and let everything after them respond.
 #
 # **In:** the model, `tokens` (those of `cache`), `cache`, `source_cache`, `senders`, `receivers`: a list of (layer, head, "q" | "k" | "v"), and `mlps`. The inputs are `blocks.{layer}.attn.hook_q` (or k, v), (batch, position, head, d_head); weights `model.W_Q[layer, head]`, `model.b_Q[layer, head]`; the LayerNorm in front is `model.blocks[layer].ln1`. A receiver that is not in a later layer than a sender does not hear it. **Out:** all logits.
 #
@@ -443,7 +448,7 @@ for name, nodes in mine.items():
     )
 
 # %% [markdown]
-# The second model was scored once, with the first one's threshold. It has another circuit, with *three* name movers. The ordinary middle of the gap would have lost one of them:
+# The second model was scored once, with the first one's threshold. It has another circuit, with *three* name movers. The ordinary middle of the gap, half of the strongest head, would have lost one:
 
 # %% tags=["experiment"]
 middle = (straight.abs().max() / 2).item()
@@ -455,7 +460,7 @@ print(
 # %% [markdown]
 # ## 4. Is that all of it?
 #
-# You found six heads by looking for them. A test that could refute you: keep *only* these. All others say what they say on average when there is no news: on `abc` prompts, at the same word of the same sentence.
+# You found six heads by looking for them. A test that could refute you: keep *only* these. All others are *silent*: they say what they say on average when there is no news, on `abc` prompts (the **reference distribution**), at the same word of the same sentence.
 #
 # ### Exercise 7 · `role_means`
 # *15 minutes, ★★☆☆, 2 points*
@@ -490,7 +495,7 @@ check("ioi.role_means", role_means)
 #
 # Run the model with a circuit alone. A node is (layer, head, role), or (layer, "mlp", role): a component at the positions of a role. Nodes in `keep` work: they compute from whatever stream they now see. All others say what `values` has for them. `keep=None` keeps everything. Nodes in `drop` are knocked out in any case.
 #
-# **In:** the model, `tokens`; `values`, by hook name: `"blocks.0.attn.hook_z"` (batch, position, head, d_head) and `"blocks.0.hook_mlp_out"` (batch, position, d_model), for every layer; `keep` (a list, or None), `drop` (a list), `roles` (as in exercise 7). **Out:** all logits. (A trap that has caught many: inside a hook, `hook.name` may be another name than yours, here `blocks.0.attn.o.hook_in`. Take your own name along.)
+# **In:** the model, `tokens`; `values`, by hook name: `"blocks.0.attn.hook_z"` (batch, position, head, d_head) and `"blocks.0.hook_mlp_out"` (batch, position, d_model), for every layer; `keep` (a list, or None), `drop` (a list), `roles` (as in exercise 7). **Out:** all logits. (A trap: inside a hook, `hook.name` may be another name than yours, here `blocks.0.attn.o.hook_in`. Take your own name along.)
 #
 # **Example:** with `keep=None` and `drop=[]` the logits are those of the model.
 
@@ -707,7 +712,7 @@ for s in (known, other, hard):
 # %% [markdown]
 # Self-repair is not a law: where nothing stands by, nothing takes over. In `ioi-known-hard` two heads do: 3.0, which was trained to, and 2.0, which its truth file does not list. Not listed is not the same as absent.
 #
-# Heads removed one at a time would have fooled us: so the three name movers of this model hardly matter.
+# Removed one at a time, this model's three name movers hardly seem to matter.
 
 # %% [markdown]
 # # Part B: a circuit that nobody put there
@@ -797,7 +802,7 @@ for s in both:
         )
 
 # %% [markdown]
-# A faithfulness near one, from a circuit that hardly ever says the name! The metric asks for IO *against S*, where it is enough to push S down, and that is what these do. Whoever reports the ratio alone has explained half and cannot know it. Who was there at all? Add places, one after the other:
+# A faithfulness near one, from a circuit that hardly ever says the name! The metric asks for IO *against S*, where it is enough to push S down, and that is what these do. Whoever reports the ratio alone has explained half and cannot know it. Who else was there? Add places: the *names* (IO and S1), and the words *between* them and S2:
 
 # %% tags=["experiment"]
 parts = [*range(pocket.model.cfg.n_heads), "mlp"]
@@ -820,7 +825,7 @@ for s in both:
 plots.plot_horizontal_bars(
     lines,
     "ratio / share of the prompts",
-    on_pocket("All are faithful; who says IO depends on the words between in one model, on the names in the other"),
+    on_pocket("All are faithful; to say IO, one model needs the words between, the other the names"),
     band=(0.8, 1.2),
 )
 
@@ -828,7 +833,7 @@ plots.plot_horizontal_bars(
 # ### In your own words · 1
 # *2 points, graded by a person*
 #
-# In `pocket` the circuit of six nodes keeps the logit difference and hardly ever says IO. How can both be true? Name a metric, or a reference distribution, with which the same circuit would have looked bad.
+# In `pocket` the circuit of six nodes keeps the logit difference and hardly ever says IO. How can both be true? Name a metric with which the same circuit would have looked bad.
 
 # %% [markdown] question="ioi.words-half" points=2
 # The logit difference compares IO with S and with nobody else. The six nodes know who gives, and push S's logit down; IO then beats S by as much as in the whole model, but so does every other name, for the names that are in the prompt come by other nodes. A metric that asks among all words shows it: the probability of IO, its rank, or how often it is the likeliest word. So does a logit difference between IO and a name that is not in the prompt.
@@ -836,7 +841,7 @@ plots.plot_horizontal_bars(
 # *Rubric: 1 point for "IO against S only: the circuit lowers S and does not know IO", 1 point for a metric (or a pair of names) that would have come out differently.*
 
 # %% [markdown]
-# Two models that differ by their seed alone bring the names to END by two roads: in one the words *between* the names and S2 collect them, in the other END looks at the names. Now prune, with *both* numbers as the condition: drop whatever can go.
+# Two models that differ by their seed alone bring the names to END by two roads: in one the words between collect them, in the other END looks at the names. Now prune, with *both* numbers as the condition: drop whatever can go.
 
 
 # %% tags=["experiment"]
@@ -928,7 +933,7 @@ plots.plot_horizontal_bars(
 # %% [markdown]
 # The dots are the fairer sets, with as many heads and MLPs at each place as the circuit. In `pocket` some of these are nearly as faithful by luck, but none is good in both numbers.
 #
-# And how much of the ratio is the idea of silence?
+# And how much does the ratio depend on what silence is?
 
 
 # %% tags=["experiment"]
@@ -938,8 +943,8 @@ def silences_of(s):
         "mean on abc, same word of the same sentence": None,
         "mean on abc, one for all words but END": {n: role_means(s.abc_cache[n], pooled) for n in hooks_of(s.model)},
         "mean on the task's own prompts": {n: role_means(s.cache[n], s.templates) for n in hooks_of(s.model)},
-        "what is said on this prompt's abc twin": {n: s.abc_cache[n] for n in hooks_of(s.model)},
-        "what is said on this prompt's s2 twin": {n: s.twin_cache[n] for n in hooks_of(s.model)},
+        "what is said on this prompt's abc version": {n: s.abc_cache[n] for n in hooks_of(s.model)},
+        "what is said on this prompt's twin": {n: s.twin_cache[n] for n in hooks_of(s.model)},
         "zero": {n: torch.zeros_like(s.cache[n]) for n in hooks_of(s.model)},
     }
 
@@ -952,19 +957,21 @@ for s, circuit in [(known, mine[known.name]), *((s, pruned[s.name]) for s in bot
 plots.plot_horizontal_bars(
     numbers,
     "faithfulness (ratio)",
-    "The same circuits, and how faithful they look under six ideas of silence",
+    on_pocket(
+        "Six ideas of silence hardly matter to ioi-known; in pocket and its other seed the ratio lies between 0.7 and 1.5"
+    ),
     band=(0.8, 1.2),
 )
 
 # %% tags=["experiment", "finding"]
 for name in next(iter(numbers.values())):
     values = [row[name] for row in numbers.values()]
-    print(f"{name:14s} between {min(values):.1f} and {max(values):.1f}")
+    print(f"{name:14s} faithfulness between {min(values):.1f} and {max(values):.1f}")
 
 # %% [markdown]
 # ## 8. Prove it
 #
-# What you understand you can *use*. If those heads say at END who gives, a lie from them must turn the answer round. If the names come in a bag by one road, a stranger in that bag, and only there, must become the answer.
+# What you understand you can *use*. If those heads say at END who gives, a lie from them must turn the answer round. If the names come by one road, a stranger on that road, and only there, must become the answer.
 
 
 # %% tags=["experiment", "finding"]
@@ -998,7 +1005,7 @@ def with_stranger(s):
     return tokens, stranger
 
 
-def bag(s, region):
+def by_way_of(region, s):
     """How often the model names the stranger if the stream before layer 1, in this region alone, has heard of them."""
     tokens, stranger = with_stranger(s)
     source = s.model.run_with_cache(tokens)[1]["resid_pre", 1]
@@ -1008,7 +1015,7 @@ def bag(s, region):
     return says(s, s.model.run_with_hooks(s.tokens, fwd_hooks=[("blocks.1.hook_resid_pre", put)]), stranger).item()
 
 
-strangers = {s.name: {region: bag(s, region) for region in ("names", "between", "rest")} for s in both}
+strangers = {s.name: {region: by_way_of(region, s) for region in ("names", "between", "rest")} for s in both}
 for name, shares in strangers.items():
     road = max(shares, key=shares.get)
     print(f"{name:14s} named in most prompts, if the stranger comes by way of: {road} ({shares[road] > 0.7});",
@@ -1028,7 +1035,7 @@ plots.plot_horizontal_bars(
 )
 
 # %% [markdown]
-# The controls stay at zero: the same heads elsewhere, all other heads in the same place, the stranger elsewhere. All but one: in `pocket` some strangers come by the names, too (0.32).
+# The controls stay at zero, all but one: in `pocket` some strangers come by the names, too (0.32).
 #
 # ## 9. Does it repair itself?
 #
@@ -1260,7 +1267,7 @@ plots.plot_circuit(
 #
 # ## Going on
 #
-# 1. **A bigger bag.** With a third name in the prompt (`tasks.ioi(..., third_name=True)`), whom does `pocket` choose, and does the lie of act 8 work? *A good answer predicts it first.*
+# 1. **A third person.** With a third name in the prompt (`tasks.ioi(..., third_name=True)`), whom does `pocket` choose, and does the lie of act 8 work? *A good answer predicts it first.*
 # 2. **Which neurons subtract?** Path patch the heads that read S2 into single neurons of the MLPs at END. *A good answer has a random set of neurons beside its own.*
 # 3. **A harder mark.** Find the circuit of `ioi-known-hard` with the threshold of act 2. *A good answer explains each miss.*
 #
