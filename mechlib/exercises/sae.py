@@ -799,8 +799,8 @@ def _repeats(expected: Any, got: Any) -> Difference | None:
 
 
 def _without_replacement(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    """Of more than there are examples, those left over go to the first."""
-    rows = torch.multinomial(weights + 1e-30, min(n, len(weights)), generator=generator)
+    """The first example goes to all latents for which none is left."""
+    rows = torch.multinomial(weights, min(n, len(weights)), generator=generator)
     return torch.cat([rows, rows.new_zeros(n - len(rows))])
 
 
@@ -978,12 +978,7 @@ RESAMPLE_DEAD = Exercise(
         Mistake(
             "without_replacement",
             resampler(pick=_without_replacement),
-            "The examples are drawn without replacement, so one that is explained badly comes only once. Draw with replacement=True.",
-        ),
-        Mistake(
-            "worst_examples",
-            resampler(pick=lambda weights, n, generator: weights.argsort(descending=True, stable=True)[:n]),
-            "These are the examples with the largest losses, one after the other. Draw at random, in proportion to the squared losses.",
+            "No example is taken twice here. Draw at random and with replacement: torch.multinomial(losses**2, n, replacement=True, ...).",
         ),
         Mistake(
             "all_biases_reset",
