@@ -27,7 +27,7 @@ from mechlib.sae.features import (
     precision_recall_by_level,
     top_activations,
 )
-from mechlib.sae.model import SAE
+from mechlib.sae.model import SAE, check_latent
 from mechlib.sae.steering import read_site
 
 LEVELS = 4  # intervals of the activation
@@ -98,7 +98,9 @@ def feature_page(
     title: str = "",
 ) -> FeaturePage:
     """The page of one latent over some texts. `concepts` are labels of the same tokens, by name; the one with the
-    largest F1 is shown (chosen on these tokens, so read its numbers as the best that could be said)."""
+    largest F1 is shown (chosen on these tokens, so read its numbers as the best that could be said). Raises IndexError
+    if the SAE has no such latent."""
+    check_latent(sae, feature)
     codes = sae.encode(read_site(model, site, tokens))[..., feature]
     words = [[model.tokenizer.decode(token) for token in row] for row in tokens.tolist()]
 

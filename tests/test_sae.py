@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mechlib import models
+from mechlib.feature_page import feature_page
 from mechlib.sae import (
     SAE,
     ablate_feature,
@@ -126,6 +127,12 @@ def test_wrong_shapes_are_one_sentence():
     for wrong in (None, 0, 13):
         with pytest.raises(ValueError, match=f"k is {wrong}, and there are 12 latents"):
             SAE(5, 12, "topk", k=wrong)
+    with pytest.raises(ValueError, match="k is 2.5, and there are 12 latents: choose a whole number from 1 to 12"):
+        SAE(5, 12, "topk", k=2.5)
+    with pytest.raises(
+        ValueError, match="d_in is 8 and d_sae is 0: an SAE needs at least one dimension and one latent"
+    ):
+        SAE(8, 0)
     with pytest.raises(ValueError, match="activation is one of relu, topk, jumprelu, not 'gelu'"):
         SAE(5, 12, "gelu")
 
@@ -387,6 +394,16 @@ def test_steering_changes_one_direction_and_keeps_the_error(pocket, tokens):
     only_there = steer(pocket, sae, SITE, tokens, feature, 9.0, where)
     torch.testing.assert_close(only_there[:, :40], clean[:, :40], atol=1e-3, rtol=1e-3)
     assert (only_there[:, 40] - clean[:, 40]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("feature", [-1, 40])
+def test_a_latent_that_is_not_there_is_one_sentence(pocket, tokens, feature):
+    sae = make("topk", 128, 40).requires_grad_(False)
+    sentence = f"there is no latent {feature}: this SAE has 40, numbered from 0 to 39"
+    with pytest.raises(IndexError, match=sentence):
+        steer(pocket, sae, SITE, tokens, feature, 1.0)
+    with pytest.raises(IndexError, match=sentence):
+        feature_page(pocket, sae, SITE, tokens, feature)
 
 
 def test_logit_effect_is_the_direct_path(pocket, tokens):

@@ -179,4 +179,6 @@ def _gradients(value: Any, leaves: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 
 def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
     return isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor) and torch.equal(first, second)

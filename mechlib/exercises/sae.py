@@ -758,6 +758,7 @@ def dead_cases(seed: int) -> Iterable[Case]:
     many = inputs(4, 3005, 5, list(range(3000)), 180)
     many["losses"] = torch.tensor([0.0, 0.1, 0.3, 0.2, 0.25])
     yield Case(many, note="losses below 1, one of them 0", compare=_same_shares(many))
+    yield Case(inputs(4, 40, 30, list(range(30)), 210), drive="draw", compare=_repeats, note="called twice")
 
 
 def _same_shares(given: dict[str, Any]) -> comparing.Compare:
@@ -791,6 +792,18 @@ def _same_shares(given: dict[str, Any]) -> comparing.Compare:
     return compare
 
 
+def _repeats(expected: Any, got: Any) -> Difference | None:
+    if got["repeats"] == expected["repeats"]:
+        return None
+    return Difference("statistic", "Two calls with generators in the same state should draw the same examples.")
+
+
+def _without_replacement(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    """The first example goes to all latents for which none is left."""
+    rows = torch.multinomial(weights, min(n, len(weights)), generator=generator)
+    return torch.cat([rows, rows.new_zeros(n - len(rows))])
+
+
 def _tensors(*results: Any) -> list[list[Tensor]]:
     """The results as lists of tensors, or empty ones where they are something else."""
     return [list(r) if isinstance(r, list | tuple) and all(isinstance(t, Tensor) for t in r) else [] for r in results]
@@ -802,12 +815,14 @@ def resampler(
     unit: bool = True,
     scale: float = 0.2,
     mean_of: Callable[[Tensor, Tensor], Tensor] = lambda norms, dead: norms[~dead].mean(),
-    reset_bias: bool = True,
+    reset_bias: Callable[[Tensor], Tensor] | None = lambda dead: dead,
     sign: int = 1,
     direction: Callable[[Tensor, Tensor], Tensor] | None = None,
     length: Callable[[Tensor], Tensor] | None = None,
     which: Callable[[Tensor], Tensor] = lambda dead: dead,
-    one_for_all: bool = False,
+    pick: Callable[..., Tensor] = lambda weights, n, generator: torch.multinomial(
+        weights, n, True, generator=generator
+    ),
     encoder: bool = True,
 ) -> Callable[..., Weights]:
     """A resampling function with some of its parts done in another way."""
@@ -819,7 +834,7 @@ def resampler(
         if n == 0:
             return W_enc, b_enc, W_dec
         weights = losses**power if power else torch.ones_like(losses)
-        rows = torch.multinomial(weights, 1 if one_for_all else n, replacement=True, generator=generator)
+        rows = pick(weights, n, generator)
         new = sign * (x - b_dec if bias else x)[rows].expand(n, -1)
         new = _unit(new) if unit else new
         new = direction(x, b_dec)[rows] if direction else new
@@ -828,7 +843,7 @@ def resampler(
         if encoder:
             W_enc[:, chosen] = (scale * norm * _unit(new)).T
         if reset_bias:
-            b_enc[chosen] = 0
+            b_enc[reset_bias(dead)] = 0
         return W_enc, b_enc, W_dec
 
     return resample
@@ -937,7 +952,7 @@ RESAMPLE_DEAD = Exercise(
         ),
         Mistake(
             "bias_left",
-            resampler(reset_bias=False),
+            resampler(reset_bias=None),
             "b_enc of the dead latents is as before: it may be what keeps them silent. Set it to 0.",
         ),
         Mistake(
@@ -957,8 +972,23 @@ RESAMPLE_DEAD = Exercise(
         ),
         Mistake(
             "one_for_all",
-            resampler(one_for_all=True),
+            resampler(pick=lambda weights, n, generator: torch.multinomial(weights, 1, generator=generator)),
             "All dead latents get the same example, and would go on as copies of one another. Draw one for each.",
+        ),
+        Mistake(
+            "without_replacement",
+            resampler(pick=_without_replacement),
+            "No example is taken twice here. Draw at random and with replacement: torch.multinomial(losses**2, n, replacement=True, ...).",
+        ),
+        Mistake(
+            "all_biases_reset",
+            resampler(reset_bias=torch.ones_like),
+            "b_enc is set to 0 for all latents. Only that of the dead ones changes.",
+        ),
+        Mistake(
+            "generator_unused",
+            resampler(pick=lambda weights, n, generator: torch.multinomial(weights, n, True)),
+            "The result is not the same for the same `generator`: hand it on, torch.multinomial(..., generator=generator).",
         ),
         Mistake(
             "in_place",
@@ -1065,6 +1095,11 @@ TOPK_ACTIVATION = Exercise(
             "This picks the largest of the whole batch, so one example may get many and another one none. Pick k in every row.",
         ),
         Mistake(
+            "k_in_all",
+            lambda pre, k: (pre * _kept(pre.flatten(), k).view_as(pre)).relu(),
+            "This keeps k values of the whole batch. Keep k in every row: topk along the last axis.",
+        ),
+        Mistake(
             "only_the_values",
             lambda pre, k: pre.topk(k, dim=-1).values.relu(),
             "These are the k values alone. Put them back in their places, with 0 everywhere else: the shape is that of `pre`.",
@@ -1159,7 +1194,7 @@ def jump(
     to_threshold: Callable[..., Tensor] = lambda pre, threshold, bandwidth: (
         -threshold / bandwidth * ((pre - threshold).abs() < bandwidth / 2)
     ),
-    upstream: bool = True,
+    upstream: tuple[bool, bool] = (True, True),
 ) -> Callable[[Tensor, Tensor, float], Tensor]:
     """A jumping function from its value and the gradients that it claims to have."""
 
@@ -1173,9 +1208,9 @@ def jump(
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
             pre, threshold = ctx.saved_tensors
-            (gradient,) = gradients if upstream else (torch.ones_like(pre),)
-            first = gradient * to_pre(pre, threshold, ctx.bandwidth)
-            second = gradient * to_threshold(pre, threshold, ctx.bandwidth)
+            for_pre, for_threshold = (gradients[0] if used else torch.ones_like(pre) for used in upstream)
+            first = for_pre * to_pre(pre, threshold, ctx.bandwidth)
+            second = for_threshold * to_threshold(pre, threshold, ctx.bandwidth)
             return first, second.reshape(-1, len(threshold)).sum(dim=0), None
 
     def answer(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
@@ -1311,8 +1346,22 @@ JUMPRELU = Exercise(
         ),
         Mistake(
             "ignores_what_comes_from_above",
-            jump(upstream=False),
+            jump(upstream=(False, False)),
             "Both gradients ignore what comes back from the rest of the model: multiply them by the incoming gradient.",
+        ),
+        Mistake(
+            "threshold_ignores_what_comes_from_above",
+            jump(upstream=(True, False)),
+            "The threshold's gradient ignores what comes back from the rest of the model: multiply it by the incoming gradient.",
+        ),
+        Mistake(
+            "averaged",
+            jump(
+                to_threshold=lambda pre, threshold, bandwidth: (
+                    -threshold / bandwidth * _near(pre, threshold, bandwidth / 2) * len(threshold) / pre.numel()
+                )
+            ),
+            "The threshold's gradient is averaged over the rows. Add it up.",
         ),
         Mistake(
             "sigmoid",
@@ -1535,6 +1584,13 @@ def recovering(
     return answer
 
 
+def ablating_with(mean: Callable[[Any, Tensor], Tensor]) -> Callable[..., float]:
+    """The share of the loss that is recovered, with another vector in place of the mean."""
+    return lambda model, sae, site, tokens: recovering(ablate=lambda x: mean(sae, x).expand_as(x))(
+        model, sae, site, tokens
+    )
+
+
 def _recovered_from_cache(model: Any, sae: Any, site: str, tokens: Tensor) -> float:
     x = model.run_with_cache(tokens)[1][site]
     stand_ins = {"clean": x, "spliced": sae(x), "ablated": x.flatten(0, 1).mean(0).repeat(*x.shape[:2], 1)}
@@ -1570,6 +1626,26 @@ LOSS_RECOVERED = Exercise(
             "mean_of_each_prompt",
             recovering(ablate=lambda x: x.mean(dim=1, keepdim=True).expand_as(x)),
             "Each prompt has a mean of its own here. Take one mean vector, over prompts and positions.",
+        ),
+        Mistake(
+            "decoder_bias",
+            ablating_with(lambda sae, x: sae.b_dec),
+            "This ablates with b_dec, which is the mean at most before training. Use the mean of the activations.",
+        ),
+        Mistake(
+            "mean_of_the_reconstruction",
+            ablating_with(lambda sae, x: sae(x).mean(dim=(0, 1))),
+            "This is the mean of the reconstruction. Use the mean of the activations as they are.",
+        ),
+        Mistake(
+            "mean_reconstructed",
+            ablating_with(lambda sae, x: sae(_mean_of_all(x))),
+            "The mean vector goes through the SAE here. Put it in as it is.",
+        ),
+        Mistake(
+            "last_position",
+            recovering(loss=lambda logits, tokens: _loss(logits[:, -2:], tokens[:, -2:])),
+            "The losses are those of the last token alone. Take the mean over all of them.",
         ),
         Mistake(
             "clamped",
@@ -1847,6 +1923,11 @@ def _between(activation: Tensor, levels: Tensor) -> Tensor:
     return (activation > levels[:, None] * top) & (activation <= upper[:, None] * top)
 
 
+def _from_the_smallest(activation: Tensor, levels: Tensor) -> Tensor:
+    low, high = activation.min(), activation.max()
+    return activation > low + levels[:, None] * (high - low)
+
+
 def _accuracy(activation: Tensor, concept: Tensor, levels: Tensor) -> Rates:
     right = ((activation > levels[:, None] * activation.max()) == concept).float().mean(dim=1)
     return right, right
@@ -1912,6 +1993,19 @@ PRECISION_RECALL_BY_LEVEL = Exercise(
             "quantiles",
             rates(lambda activation, levels: activation > activation.quantile(levels)[:, None]),
             "The levels are taken as quantiles. They are shares of the largest activation, so few tokens may be above one.",
+        ),
+        Mistake(
+            "from_the_smallest",
+            rates(_from_the_smallest),
+            "The levels run from the smallest activation to the largest. They are shares of the largest, counted from 0.",
+        ),
+        Mistake(
+            "precision_is_accuracy",
+            lambda activation, concept, levels: (
+                _accuracy(activation, concept, levels)[0],
+                _loop_rates(activation, concept, levels)[1],
+            ),
+            "The first result is accuracy, which is high for anything rare. Precision divides the hits by how often it fires.",
         ),
         Mistake(
             "only_between",
@@ -2139,6 +2233,11 @@ STEER = Exercise(
             "not_steered",
             steering(lambda sae, x, feature, value: x),
             "These are the logits without an edit. Does your hook return the changed activations?",
+        ),
+        Mistake(
+            "probabilities",
+            lambda *inputs: steering(_moved)(*inputs).softmax(dim=-1),
+            "These are probabilities. Return the logits.",
         ),
         Mistake(
             "only_removed",

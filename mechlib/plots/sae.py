@@ -41,7 +41,7 @@ def plot_found(cosines: Mapping[str, Float[Tensor, "feature latent"]], title: st
             matrix = matrix.detach().float().cpu()
             order = (matrix.argmax(dim=0) - 0.4 * matrix.amax(dim=0)).argsort()
             image = axis.imshow(matrix[:, order], cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-            axis.set(title=name, xlabel="latent", xticks=[], yticks=[])
+            axis.set(title=name, xlabel="latents, sorted by their feature", xticks=[], yticks=[])
         axes[0, 0].set_ylabel("true feature")
         figure.colorbar(image, ax=axes, label="cosine", shrink=0.9)
         return finish(figure, title)

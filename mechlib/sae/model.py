@@ -9,6 +9,7 @@ Cunningham et al. 2023 (https://arxiv.org/abs/2309.08600): ReLU with an L1 penal
 (https://arxiv.org/abs/2406.04093): TopK. Rajamanoharan et al. 2024 (https://arxiv.org/abs/2407.14435): JumpReLU.
 """
 
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,14 +24,14 @@ Activation = Literal["relu", "topk", "jumprelu"]
 
 def _check_k(k: int | None, pre: Tensor) -> None:
     latents = pre.shape[-1]
-    if k is None or not 1 <= k <= latents:
-        raise ValueError(f"k is {k}, and there are {latents} latents: choose a k from 1 to {latents}.")
+    if not isinstance(k, Integral) or not 1 <= k <= latents:
+        raise ValueError(f"k is {k}, and there are {latents} latents: choose a whole number from 1 to {latents}.")
 
 
 def topk_activation(pre: Float[Tensor, "*lead latent"], k: int) -> Float[Tensor, "*lead latent"]:
     """The k largest entries of each row, those of them that are positive; 0 everywhere else (Gao 2024).
 
-    Raises ValueError if k is not between 1 and the number of latents.
+    Raises ValueError if k is no whole number from 1 to the number of latents.
     """
     _check_k(k, pre)
     values, latents = pre.topk(k, dim=-1)
@@ -102,7 +103,7 @@ class SAE(nn.Module):
 
     `activation` is "relu", "topk" (needs `k`, the latents that may be active at once) or "jumprelu" (its thresholds
     start at `threshold`). The decoder's rows start at length 1 in random directions, the encoder as the decoder's
-    transpose. Raises ValueError for another activation, or a k outside 1 to d_sae.
+    transpose. Raises ValueError for another activation, a size below 1, or a k that is no whole number from 1 to d_sae.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class SAE(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
+        _check_sizes(d_in, d_sae)
         _check_activation(activation, k, d_sae)
         self.d_in, self.d_sae = d_in, d_sae
         self.activation, self.k, self.bandwidth = activation, k, bandwidth
@@ -164,6 +166,11 @@ class SAE(nn.Module):
 # What an SAE refuses, and what depends on its activation function.
 
 
+def _check_sizes(d_in: int, d_sae: int) -> None:
+    if min(d_in, d_sae) < 1:
+        raise ValueError(f"d_in is {d_in} and d_sae is {d_sae}: an SAE needs at least one dimension and one latent.")
+
+
 def _check_activation(activation: str, k: int | None, latents: int) -> None:
     if activation not in get_args(Activation):
         raise ValueError(f"activation is one of {', '.join(get_args(Activation))}, not {activation!r}.")
@@ -176,6 +183,14 @@ def _check_width(x: Tensor, d_in: int) -> None:
         raise ValueError(
             f"the activations have width {x.shape[-1]}, and this SAE was made for width {d_in}: "
             "read them from the site that it was trained on."
+        )
+
+
+def check_latent(sae: SAE, feature: int) -> None:
+    """Raises IndexError with one sentence if the SAE has no latent of that number."""
+    if not 0 <= feature < len(sae.W_dec):
+        raise IndexError(
+            f"there is no latent {feature}: this SAE has {len(sae.W_dec)}, numbered from 0 to {len(sae.W_dec) - 1}."
         )
 
 

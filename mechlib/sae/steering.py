@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechlib.sae.model import SAE
+from mechlib.sae.model import SAE, check_latent
 
 Edit = Callable[[Tensor], Tensor]  # codes -> codes, both batch position latent
 
@@ -66,7 +66,9 @@ def steer(
 
     Everything else, the error term too, stays as it was. Usual values are multiples of the feature's largest code
     (Templeton 2024, "Scaling Monosemanticity", https://transformer-circuits.pub/2024/scaling-monosemanticity).
+    Raises IndexError if the SAE has no such latent.
     """
+    check_latent(sae, feature)
 
     def clamp(codes: Float[Tensor, "batch position latent"]) -> Tensor:
         codes = codes.clone()
