@@ -102,7 +102,7 @@ def _run_own(answer: Any, case: Case) -> Outcome:
 
 @lru_cache(maxsize=KEPT)
 def _own_outcome(answer: Any, asked: bytes) -> bytes:
-    """Same answer, same case, same bytes: what was run for one comparison is there for the next and for a second try."""
+    """Same answer, same case, same bytes: what was run for one comparison is there for the next one."""
     return observe(answer, asked).encode()
 
 
