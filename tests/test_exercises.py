@@ -9,6 +9,7 @@ import torch
 
 from mechlib import exercises
 from mechlib.checker import Case, run
+from mechlib.checker.judge import describe_inputs
 from mechlib.checker.observe import Outcome, observe, request
 
 pytestmark = pytest.mark.student
@@ -185,3 +186,10 @@ def test_false_alarms_are_rare(name):
     """A right sampler must pass with any seed: the z-scores are normal, so the bound of 6 leaves room."""
     exercise = exercises.get(f"superposition.{name}")
     assert all(run(exercise, exercise.equivalents[0], seed).status == "pass" for seed in range(2000))
+
+
+def test_what_an_answer_was_called_with_fits_on_a_few_lines():
+    for exercise in ALL:
+        for case in exercise.cases(0):
+            shown = describe_inputs(case.inputs)
+            assert "tensor([[" not in shown and "Recipe(" not in shown, shown

@@ -165,7 +165,11 @@ def _short(value: Any) -> str:
             return f"tensor([{numbers(value)}])" if value.ndim else f"tensor({numbers(value)})"
         return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
     if isinstance(value, Recipe):
-        return f"{value.builder}({', '.join(f'{k}={v}' for k, v in value.arguments.items())})"
+        return f"{value.builder}({', '.join(f'{k}={_argument(v)}' for k, v in value.arguments.items())})"
     if isinstance(value, dict):
         return "{" + describe_inputs(value) + "}"
     return describe(value)
+
+
+def _argument(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else _short(value)

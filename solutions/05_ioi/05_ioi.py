@@ -1035,7 +1035,7 @@ plots.plot_horizontal_bars(
 )
 
 # %% [markdown]
-# The controls stay at zero, all but one: in `pocket` some strangers come by the names, too (0.32).
+# The controls stay at zero, all but one: in `pocket` some strangers come by the names, too.
 #
 # ## 9. Does it repair itself?
 #
