@@ -94,13 +94,6 @@ def heads_of(nodes: Any) -> set[Head]:
     return {(node.layer, node.head) for node in as_nodes(nodes) if not isinstance(node.head, str)}
 
 
-def every_node(model: Any, mlps: bool = False) -> Nodes:
-    """All heads of a model, and all MLPs if asked for."""
-    layers = range(model.cfg.n_layers)
-    heads = [Node(layer, head) for layer in layers for head in range(model.cfg.n_heads)]
-    return (*heads, *(Node(layer, "mlp") for layer in layers if mlps))
-
-
 # ---- roles
 
 
